@@ -1,0 +1,60 @@
+"""Error families, named by what the caller can do next, and the one list of refusal reasons."""
+
+import enum
+
+
+class PlatformError(Exception):
+    """Root of everything we raise on purpose."""
+
+
+class TryAgain(PlatformError):
+    """Worth retrying as is: something was away, busy or too slow."""
+
+
+class Broken(PlatformError):
+    """A bug or corruption: retrying changes nothing, somebody has to look."""
+
+
+class Reason(enum.StrEnum):
+    """Why something was refused. Values are counter labels and quarantine reasons: stable, never reworded."""
+
+    # MQTT
+    MALFORMED_PACKET = "malformed_packet"
+    PACKET_TOO_LARGE = "packet_too_large"
+    PROTOCOL_ERROR = "protocol_error"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    UNSUPPORTED_QOS = "unsupported_qos"
+    BAD_CREDENTIALS = "bad_credentials"
+    NOT_AUTHORISED = "not_authorised"
+    FOREIGN_TOPIC = "foreign_topic"
+    UNKNOWN_TOPIC = "unknown_topic"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    # documents and values
+    BAD_JSON = "bad_json"
+    BAD_ENVELOPE = "bad_envelope"
+    BAD_THING_MODEL = "bad_thing_model"
+    UNKNOWN_IDENTIFIER = "unknown_identifier"
+    WRONG_TYPE = "wrong_type"
+    OUT_OF_RANGE = "out_of_range"
+    INTEGER_TOO_LARGE = "integer_too_large"
+    BAD_TIME = "bad_time"
+    TOO_MANY = "too_many"
+    NOT_WRITABLE = "not_writable"
+    # frames
+    BAD_FRAME = "bad_frame"
+    BAD_CHECKSUM = "bad_checksum"
+    FOREIGN_DEVICE = "foreign_device"
+    UNKNOWN_DEVICE = "unknown_device"
+    UNKNOWN_PRODUCT = "unknown_product"
+    # field buses
+    BAD_REGISTER = "bad_register"
+    # configuration
+    BAD_CONFIGURATION = "bad_configuration"
+
+
+class Refused(PlatformError):
+    """Change the request first. `reason` is for counters and programs, the message tells a person what to change."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
