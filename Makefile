@@ -1,0 +1,57 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Everything lives in .venv; nothing needs root but ci-deps.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: setup setup-run demo test check bench faults ci-deps lock clean
+
+setup: $(VENV)/.dev            ## what tests and development need
+setup-run: $(VENV)/.run        ## what the demo runs, no more
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Hearthline needs Python 3.11 or newer: make PYTHON=python3.12 ..."'
+	$(PYTHON) -m venv $(VENV)
+
+# `requirements.lock` holds what runs, `requirements-dev.lock` everything; both carry hashes, so nothing unlocked can slip in.
+$(VENV)/.run: requirements.lock pyproject.toml | $(BIN)/python
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	touch $@ $(VENV)/.run
+
+demo: setup-run                ## the main job, once, on simulated machines; ends with the account
+	$(BIN)/fwsim demo $(DEMO)
+
+check: setup                   ## lint, format, types, architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check                    ## everything that must hold, under 12 minutes on 2 cores
+	$(BIN)/pytest $(PYTEST)
+
+bench: setup                   ## build/bench.json: ratios against peers and bare baselines in the same run
+	$(BIN)/python -m tests.benchmarks
+
+faults: setup                  ## the long fault suite
+	$(BIN)/pytest tests/faults $(PYTEST)
+
+ci-deps: setup                 ## Debian packages for the suites that need them (root)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends e2fsprogs mosquitto postgresql
+
+lock:                          ## resolve again; needs `uv` on PATH
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header -p 3.11 -q --upgrade \
+	  --extra edge --extra cloud --extra sim --group build -o requirements.lock pyproject.toml
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header -p 3.11 -q --upgrade \
+	  --extra edge --extra cloud --extra sim --extra postgresql --extra dev --group build -o requirements-dev.lock pyproject.toml
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
