@@ -1,0 +1,217 @@
+"""What `access` hands to `ingest` and takes from it: uplink batches, presence, downlink messages. Pure values and their bytes.
+
+An uplink batch is one message of the UPLINK stream:
+
+    magic "HLU1" | u32 length of tables | u32 number of rows | tables (msgpack: sessions, topics) | rows (40 bytes each) | blob
+
+A row of kind PUBLISH names a run of MQTT PUBLISH packets that lie in the blob exactly as they came from the socket, back to back and all of
+one length; nothing is done per message. A presence row's blob part is a msgpack `PresenceNote`. Rows are in arrival order.
+"""
+
+import enum
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
+
+import msgspec
+
+from protocols.errors import Reason, Refused
+
+MAGIC = b"HLU1"
+MAX_MESSAGES = 2_000
+MAX_BYTES = 512 * 1024
+
+_HEAD = struct.Struct("<4sII")
+_ROW = struct.Struct("<IIIIIIIIq")  # kind, session, topic, offset, stride, size, count, reserved, received_ms
+
+
+class Kind(enum.IntEnum):
+    """What a row of a batch says."""
+
+    PUBLISH = 0
+    OPENED = 1  # a session began
+    CLOSED = 2  # a session ended; an epoch older than the device's newest one says nothing any more
+    ACCESS_STARTED = 3  # every session with an older epoch is gone
+
+
+class SessionRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Whose session a row belongs to. `epoch` grows with every session of the device, over restarts too."""
+
+    tenant_id: int
+    device_id: int
+    product_key: str
+    device_name: str
+    epoch: int
+
+
+class PresenceNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """How a session began or ended: the client's address and, at the end, a reason."""
+
+    address: str
+    reason: str
+
+
+class Downlink(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One message for a device; `access.down` carries a msgpack list of them, `access.deliver` one."""
+
+    product_key: str
+    device_name: str
+    topic: str
+    payload: bytes
+    qos: int = 0
+
+
+class Delivered(msgspec.Struct, frozen=True, gc=False):
+    """The answer to `access.deliver`: whether a session took the message."""
+
+    delivered: bool
+
+
+class RegistryChanged(msgspec.Struct, frozen=True, gc=False):
+    """`registry.changed`: a device, or with no device name every device of a product, has to be looked up again."""
+
+    product_key: str
+    device_name: str | None = None
+
+
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """`access.lease`: the front door is alive and holds this many sessions."""
+
+    instance: str
+    sessions: int
+    time_ms: int
+
+
+ACCESS_ITSELF = SessionRow(0, 0, "", "", 0)
+
+_encode = msgspec.msgpack.Encoder().encode
+_note_decoder = msgspec.msgpack.Decoder(PresenceNote)
+_tables_decoder = msgspec.msgpack.Decoder(tuple[list[SessionRow], list[str]])
+encode_downlinks = msgspec.msgpack.Encoder().encode
+decode_downlinks = msgspec.msgpack.Decoder(list[Downlink]).decode
+decode_downlink = msgspec.msgpack.Decoder(Downlink).decode
+
+
+class Row(NamedTuple):
+    """One row of a decoded batch: `count` payloads of `size` bytes, the first at `offset` of the blob, `stride` bytes apart."""
+
+    kind: Kind
+    session: SessionRow
+    topic: str
+    received_ms: int
+    offset: int
+    stride: int
+    size: int
+    count: int
+    blob: bytes
+
+    def payloads(self) -> list[bytes]:
+        """The payloads of a PUBLISH row, in arrival order."""
+        blob, size, start = self.blob, self.size, self.offset
+        if self.count == 1:
+            return [blob[start : start + size]]
+        return [blob[at : at + size] for at in range(start, start + self.count * self.stride, self.stride)]
+
+    def note(self) -> PresenceNote:
+        """The note of a presence row."""
+        try:
+            return _note_decoder.decode(self.blob[self.offset : self.offset + self.size])
+        except msgspec.DecodeError as error:
+            raise Refused(Reason.BAD_FRAME, f"presence note: {error}") from error
+
+
+class UplinkBatch(msgspec.Struct, frozen=True):
+    """A decoded message of the UPLINK stream."""
+
+    sessions: list[SessionRow]
+    topics: list[str]
+    rows: list[tuple[int, ...]]
+    blob: bytes
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Decode, with every row checked to lie inside the blob; raises Refused(BAD_FRAME)."""
+        if len(data) < _HEAD.size:
+            raise Refused(Reason.BAD_FRAME, "uplink batch is shorter than its header")
+        magic, tables_size, row_count = _HEAD.unpack_from(data)
+        rows_at = _HEAD.size + tables_size
+        blob_at = rows_at + row_count * _ROW.size
+        if magic != MAGIC or blob_at > len(data):
+            raise Refused(Reason.BAD_FRAME, "not an uplink batch")
+        try:
+            sessions, topics = _tables_decoder.decode(memoryview(data)[_HEAD.size : rows_at])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Refused(Reason.BAD_FRAME, f"uplink batch tables: {error}") from error
+        rows = list(_ROW.iter_unpack(memoryview(data)[rows_at:blob_at]))
+        blob = data[blob_at:]
+        for kind, session, topic, offset, stride, size, count, _, _ in rows:
+            inside = offset + (count - 1) * stride + size <= len(blob)
+            if kind > Kind.ACCESS_STARTED or session >= len(sessions) or topic >= len(topics) or count < 1 or not inside:
+                raise Refused(Reason.BAD_FRAME, "uplink batch row points outside its batch")
+        return cls(sessions, topics, rows, blob)
+
+    def __iter__(self) -> Iterator[Row]:
+        sessions, topics, blob = self.sessions, self.topics, self.blob
+        for kind, session, topic, offset, stride, size, count, _, received_ms in self.rows:
+            yield Row(Kind(kind), sessions[session], topics[topic], received_ms, offset, stride, size, count, blob)
+
+    @property
+    def messages(self) -> int:
+        """How many device messages the batch holds."""
+        return sum(row[6] for row in self.rows if row[0] == Kind.PUBLISH)
+
+
+class BatchWriter:
+    """Gathers rows of one uplink batch. `session` is an encoded `SessionRow`, made once per session by `session_key`."""
+
+    __slots__ = ("_parts", "_rows", "_sessions", "_topics", "messages", "size")
+
+    def __init__(self) -> None:
+        self._sessions: dict[bytes, int] = {}
+        self._topics: dict[str, int] = {}
+        self._rows: list[bytes] = []
+        self._parts: list[bytes] = []
+        self.messages = 0
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add_run(self, session: bytes, topic: str, received_ms: int, data: bytes, first: int, stride: int, size: int, count: int) -> None:
+        """Add `count` packets of `stride` bytes that fill `data`; a payload of `size` bytes starts at `first` in each."""
+        sessions, topics = self._sessions, self._topics
+        session_index = sessions.setdefault(session, len(sessions))
+        topic_index = topics.setdefault(topic, len(topics))
+        self._rows.append(_ROW.pack(Kind.PUBLISH, session_index, topic_index, self.size + first, stride, size, count, 0, received_ms))
+        self._parts.append(data)
+        self.messages += count
+        self.size += len(data)
+
+    def add_presence(self, kind: Kind, session: bytes, received_ms: int, note: PresenceNote) -> None:
+        """Add the begin or end of a session, or of `access` itself."""
+        data = _encode(note)
+        session_index = self._sessions.setdefault(session, len(self._sessions))
+        topic_index = self._topics.setdefault("", len(self._topics))
+        self._rows.append(_ROW.pack(kind, session_index, topic_index, self.size, len(data), len(data), 1, 0, received_ms))
+        self._parts.append(data)
+        self.messages += 1
+        self.size += len(data)
+
+    def to_bytes(self) -> bytes:
+        """The batch as one message."""
+        tables = _encode(([msgspec.Raw(session) for session in self._sessions], list(self._topics)))
+        return b"".join((_HEAD.pack(MAGIC, len(tables), len(self._rows)), tables, *self._rows, *self._parts))
+
+
+def session_key(session: SessionRow) -> bytes:
+    """A session as `BatchWriter` wants it."""
+    return _encode(session)
+
+
+def encode_batch(rows: Sequence[tuple[SessionRow, str, int, Sequence[bytes]]]) -> bytes:
+    """A batch of bare payloads, one run each; for replays and tests: what a front door would have written."""
+    writer = BatchWriter()
+    for session, topic, received_ms, payloads in rows:
+        for payload in payloads:
+            writer.add_run(session_key(session), topic, received_ms, payload, 0, len(payload), len(payload), 1)
+    return writer.to_bytes()
