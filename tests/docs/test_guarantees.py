@@ -1,0 +1,37 @@
+"""Every promise in docs/guarantees.md names the test that shows it, and that test exists."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+TEXT = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+PROOF = re.compile(r"\[test: (?P<path>[\w./]+)::(?P<name>\w+)\]")
+
+
+def promises() -> list[str]:
+    """The bullet points, each on one logical line."""
+    bullets = re.findall(r"^- (.+?)(?=^- |^#|^\||\Z|^$)", TEXT, flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(bullet.split()) for bullet in bullets]
+
+
+def sentences(promise: str) -> list[str]:
+    """A sentence ends with its proof; what stands behind the last proof has none."""
+    return [part.strip() for part in re.split(r"(?<=\])\s*", promise) if part.strip()]
+
+
+def test_there_are_promises() -> None:
+    assert len(promises()) >= 12
+
+
+@pytest.mark.parametrize("sentence", [sentence for promise in promises() for sentence in sentences(promise)])
+def test_each_sentence_ends_with_a_test_that_exists(sentence: str) -> None:
+    proof = PROOF.search(sentence)
+    assert proof, f"no proof: {sentence!r}"
+    assert sentence.endswith(proof[0]), f"the proof ends the sentence: {sentence!r}"
+    assert sentence.count(". ") == 0, f"one sentence, one proof: {sentence!r}"
+    tree = ast.parse((ROOT / proof["path"]).read_text(encoding="utf-8"))
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert proof["name"] in names, f"{proof['path']} has no {proof['name']}"
