@@ -1,0 +1,66 @@
+"""What ingest remembers: its position, the watermarks of the gateways' lanes, and the quarantine."""
+
+from sqlalchemy import BigInteger, Index, LargeBinary, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from cloud.foundation.db import Id, Model, TenantOwned
+
+
+class IngestPosition(Model):
+    """The last message of a partition's stream whose effects are committed; `received_ms` is when it came."""
+
+    __tablename__ = "ingest_position"
+
+    partition: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    stream_id: Mapped[str] = mapped_column(String(64))
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    received_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class Watermark(Model):
+    """The last frame of a gateway's lane that is committed. A gateway with a new buffer file starts a new row."""
+
+    __tablename__ = "watermark"
+
+    gateway_id: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=False)
+    buffer_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    lane: Mapped[str] = mapped_column(String(16), primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger)
+
+
+class Quarantine(TenantOwned, Model):
+    """A payload, or a value in one, that could not be taken, with what is needed to look at it and to replay it.
+
+    (stream, sequence, number) is where it came from: computing a batch again finds its own rows instead of making new ones.
+    """
+
+    __tablename__ = "quarantine"
+    __table_args__ = (
+        UniqueConstraint("stream_id", "sequence", "number"),
+        Index("ix_quarantine_tenant_reason", "tenant_id", "reason"),
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    stream_id: Mapped[str] = mapped_column(String(64))
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    number: Mapped[int]
+    product_key: Mapped[str] = mapped_column(String(64))
+    device_name: Mapped[str] = mapped_column(String(64))
+    topic: Mapped[str] = mapped_column(String(512))
+    reason: Mapped[str] = mapped_column(String(64))
+    detail: Mapped[str] = mapped_column(String(2048))
+    received_ms: Mapped[int] = mapped_column(BigInteger)
+    size: Mapped[int]
+    payload: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class UnreadableMessage(Model):
+    """A whole message of the stream that did not decode: a bug or corruption of ours, so it belongs to no tenant."""
+
+    __tablename__ = "unreadable_message"
+
+    stream_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    detail: Mapped[str] = mapped_column(String(2048))
+    size: Mapped[int]
+    payload: Mapped[bytes] = mapped_column(LargeBinary)
