@@ -315,12 +315,12 @@ class Bus:
         """Raw messages with headers, for JetStream deliveries."""
         return await self._client.subscribe(subject, cb=received, pending_msgs_limit=-1, pending_bytes_limit=-1)
 
-    async def ask(self, subject: str, data: bytes, reply: str) -> None:
+    async def ask(self, subject: str, data: bytes, reply: str, headers: dict[str, str] | None = None) -> None:
         """A request whose answers arrive on a subject that is listened on. Raises BusAway."""
         if not self._client.is_connected:
             raise BusAway("not connected to NATS")
         try:
-            await self._client.publish(subject, data, reply=reply)
+            await self._client.publish(subject, data, reply=reply, headers=headers)
         except (nats.errors.Error, OSError) as error:
             raise BusAway(f"could not ask on {subject}: {error!r}") from error
 

@@ -1,0 +1,106 @@
+"""Devices as values: identity, presence, commands, and the rules about them."""
+
+import enum
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from protocols.errors import Reason, Refused
+
+# Alink device names: letters, digits and `-_@.:`, 4 to 32 characters; we take 1 to 64 of them.
+_DEVICE_NAME = re.compile(r"[A-Za-z0-9_@.:-]{1,64}")
+
+# A reply later than this finds its command expired.
+COMMAND_TTL_MS = 60_000
+# Access renews its lease every 2 s; sessions without a lease are not believed to be open.
+LEASE_MS = 10_000
+
+REGISTRY_CHANGED = "registry.changed"
+ACCESS_LEASE = "access.lease"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What `access` needs to let a device in. `secret` is the plain device secret: keep it short-lived, never log it."""
+
+    tenant_id: int
+    device_id: int
+    product_key: str
+    device_name: str
+    site_id: int | None
+    is_gateway: bool
+    enabled: bool
+    secret: bytes = field(repr=False)
+
+
+class DeviceFacts(msgspec.Struct, frozen=True, gc=False):
+    """Who a device is, without its secret."""
+
+    tenant_id: int
+    device_id: int
+    product_key: str
+    device_name: str
+    site_id: int | None
+    is_gateway: bool
+    enabled: bool
+
+
+class PresenceChange(msgspec.Struct, frozen=True, gc=False):
+    """A session of a device opened or closed. `via` is 0 for the device's own session at the front door, else its gateway's device id.
+
+    `epoch` orders the sessions of one device through one door: a close of an older session changes nothing.
+    """
+
+    device_id: int
+    online: bool
+    time_ms: int
+    epoch: int
+    via: int = 0
+
+
+class CommandReply(msgspec.Struct, frozen=True, gc=False):
+    """A device's answer to a command. `from_device` is the device that answered or the gateway that carried the answer."""
+
+    command_id: str
+    from_device: int
+    code: int
+    data: Any
+    time_ms: int
+
+
+class CommandState(enum.StrEnum):
+    SENT = "sent"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+class RegistryChange(msgspec.Struct, frozen=True):
+    """Event on `registry.changed`: forget what you know of this device, or of the whole product."""
+
+    product_key: str
+    device_name: str | None = None
+
+
+def check_device_name(name: str) -> None:
+    """Raises Refused naming what is allowed."""
+    if not _DEVICE_NAME.fullmatch(name):
+        raise Refused(Reason.OUT_OF_RANGE, "device_name must have 1 to 64 letters, digits or any of - _ @ . :")
+
+
+def secret_context(product_key: str, device_name: str) -> str:
+    """What a device's sealed secret is bound to."""
+    return f"{product_key}/{device_name}"
+
+
+def state_at(state: str, expires_ms: int, now_ms: int) -> CommandState:
+    """A command that was sent and not answered in time is expired.
+
+    >>> state_at("sent", expires_ms=100, now_ms=101)
+    <CommandState.EXPIRED: 'expired'>
+    """
+    if state == CommandState.SENT and now_ms > expires_ms:
+        return CommandState.EXPIRED
+    return CommandState(state)

@@ -1,0 +1,134 @@
+"""What the roles ask and tell about devices. Everything here blocks: asyncio code runs it in a thread.
+
+`session` is that of a unit of work of the whole system (`database.system()`); the caller commits.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+from sqlalchemy import Row, Table, and_, or_, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from cloud.devices.model import CommandReply, CommandState, Credentials, DeviceFacts, PresenceChange, secret_context
+from cloud.devices.tables import CommandRow, DeviceRow, PresenceRow, ReportedRow
+from cloud.foundation.db import KEYS_A_STATEMENT, Database, upsert
+from cloud.foundation.vault import Vault
+from cloud.products.model import GATEWAY
+
+DeviceKey = tuple[str, str]  # (product key, device name)
+
+_reported: Table = ReportedRow.__table__  # type: ignore[assignment]
+_presence: Table = PresenceRow.__table__  # type: ignore[assignment]
+
+
+def credentials_for(database: Database, vault: Vault, keys: Sequence[DeviceKey]) -> dict[DeviceKey, Credentials]:
+    """The credentials of the devices that exist. Raises DatabaseAway, Broken (a secret that does not open)."""
+    with database.system_reading() as work:
+        return {
+            (row.product_key, row.device_name): Credentials(
+                tenant_id=row.tenant_id,
+                device_id=row.id,
+                product_key=row.product_key,
+                device_name=row.device_name,
+                site_id=row.site_id,
+                is_gateway=row.product_key == GATEWAY,
+                enabled=row.enabled,
+                secret=vault.open(row.sealed_secret, secret_context(row.product_key, row.device_name)),
+            )
+            for row in _device_rows(work.session, keys)
+        }
+
+
+def device_facts(database: Database, keys: Sequence[DeviceKey]) -> dict[DeviceKey, DeviceFacts]:
+    """Who these devices are; a pair that does not exist is left out. Raises DatabaseAway."""
+    with database.system_reading() as work:
+        return {
+            (row.product_key, row.device_name): DeviceFacts(
+                tenant_id=row.tenant_id,
+                device_id=row.id,
+                product_key=row.product_key,
+                device_name=row.device_name,
+                site_id=row.site_id,
+                is_gateway=row.product_key == GATEWAY,
+                enabled=row.enabled,
+            )
+            for row in _device_rows(work.session, keys)
+        }
+
+
+def _device_rows(session: Session, keys: Sequence[DeviceKey]) -> Iterator[Row[int, int, str, str, int | None, bool, bytes]]:
+    columns = select(
+        DeviceRow.id,
+        DeviceRow.tenant_id,
+        DeviceRow.product_key,
+        DeviceRow.device_name,
+        DeviceRow.site_id,
+        DeviceRow.enabled,
+        DeviceRow.sealed_secret,
+    )
+    for start in range(0, len(keys), KEYS_A_STATEMENT):
+        chunk = keys[start : start + KEYS_A_STATEMENT]
+        yield from session.execute(columns.where(tuple_(DeviceRow.product_key, DeviceRow.device_name).in_(chunk)))
+
+
+def apply_reported(session: Session, values: Mapping[int, Mapping[str, tuple[object, int]]]) -> None:
+    """Update the reported shadows: `{device_id: {identifier: (value, event time in ms)}}`. An older time never overwrites a newer one."""
+    rows = [
+        {"device_id": device_id, "identifier": identifier, "value": msgspec.json.encode(value).decode(), "time_ms": time_ms}
+        for device_id, properties in values.items()
+        for identifier, (value, time_ms) in properties.items()
+    ]
+    upsert(session, _reported, rows, keys=("device_id", "identifier"), newer_if=lambda new, old: new.time_ms >= old.time_ms)
+
+
+def apply_presence(session: Session, changes: Iterable[PresenceChange]) -> None:
+    """Note that sessions opened and closed, in this order. A close of an older session, or through another door, changes nothing."""
+    last: dict[int, PresenceChange] = {}
+    for change in changes:
+        held = last.get(change.device_id)
+        if held is None or _supersedes(change, held):
+            last[change.device_id] = change
+    upsert(
+        session,
+        _presence,
+        [{"device_id": c.device_id, "online": c.online, "since_ms": c.time_ms, "epoch": c.epoch, "via": c.via} for c in last.values()],
+        keys=("device_id",),
+        newer_if=lambda new, old: or_(
+            and_(new.via == old.via, new.epoch >= old.epoch),
+            and_(new.via != old.via, new.online, or_(new.since_ms >= old.since_ms, ~old.online)),
+        ),
+    )
+
+
+def _supersedes(new: PresenceChange, old: PresenceChange) -> bool:
+    """The condition of `apply_presence` once more, between two changes of one call."""
+    if new.via == old.via:
+        return new.epoch >= old.epoch
+    return new.online and (new.time_ms >= old.time_ms or not old.online)
+
+
+def reset_presence(session: Session, time_ms: int, epoch: int) -> None:
+    """`access` started: every session of its own that was opened before `epoch` is closed."""
+    session.execute(
+        update(PresenceRow)
+        .where(PresenceRow.via == 0, PresenceRow.online, PresenceRow.epoch < epoch)
+        .values(online=False, since_ms=time_ms)
+    )
+
+
+def complete_commands(session: Session, replies: Iterable[CommandReply]) -> None:
+    """Note the devices' answers. Only the device asked, or the gateway it was asked through, can answer, and only once."""
+    for reply in replies:
+        if not (reply.command_id.isascii() and reply.command_id.isdigit() and len(reply.command_id) <= 10):
+            continue  # an id that we never gave
+        state = CommandState.COMPLETED if reply.code == 200 else CommandState.FAILED
+        session.execute(
+            update(CommandRow)
+            .where(
+                CommandRow.id == int(reply.command_id),
+                CommandRow.state == CommandState.SENT,
+                or_(CommandRow.device_id == reply.from_device, CommandRow.via == reply.from_device),
+            )
+            .values(state=str(state), code=reply.code, reply=msgspec.json.encode(reply.data).decode(), finished_ms=reply.time_ms)
+            .execution_options(synchronize_session=False)
+        )

@@ -1,0 +1,74 @@
+"""Sites, devices, and what is known about each device now."""
+
+from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from cloud.foundation.db import Id, Model, TenantOwned
+
+
+class SiteRow(TenantOwned, Model):
+    __tablename__ = "site"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class DeviceRow(TenantOwned, Model):
+    """`sealed_secret` opens with the vault in the context `product_key/device_name`."""
+
+    __tablename__ = "device"
+    # (product_key, device_name) is the identity on the wire, where no tenant is named: unique over all tenants.
+    __table_args__ = (UniqueConstraint("product_key", "device_name"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    product_key: Mapped[str] = mapped_column(String(32))
+    device_name: Mapped[str] = mapped_column(String(64))
+    site_id: Mapped[int | None] = mapped_column(Id, ForeignKey("site.id"), index=True)
+    sealed_secret: Mapped[bytes] = mapped_column(LargeBinary)
+    enabled: Mapped[bool] = mapped_column(Boolean)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class PresenceRow(Model):
+    """Whether and through whom a device is connected. `via` is 0 for its own session, else the id of its gateway."""
+
+    __tablename__ = "presence"
+
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"), primary_key=True, autoincrement=False)
+    online: Mapped[bool] = mapped_column(Boolean)
+    since_ms: Mapped[int] = mapped_column(BigInteger)
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    via: Mapped[int] = mapped_column(Id)
+
+
+class ReportedRow(Model):
+    """The newest value of one property; `value` is JSON text, `time_ms` its event time."""
+
+    __tablename__ = "reported"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"), primary_key=True, autoincrement=False)
+    identifier: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+    time_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class CommandRow(TenantOwned, Model):
+    """A request to a device. Its id, in decimal digits, is the id of the Alink message, hence never used twice."""
+
+    __tablename__ = "command"
+    __table_args__ = (Index("ix_command_device_id_id", "device_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"))
+    via: Mapped[int] = mapped_column(Id)
+    method: Mapped[str] = mapped_column(String(128))
+    params: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16))
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+    expires_ms: Mapped[int] = mapped_column(BigInteger)
+    finished_ms: Mapped[int | None] = mapped_column(BigInteger)
+    code: Mapped[int | None] = mapped_column(Integer)
+    reply: Mapped[str | None] = mapped_column(Text)

@@ -1,0 +1,16 @@
+"""Products of tenants. The built-in product `gateway` is the same for all tenants and has no row."""
+
+from sqlalchemy import BigInteger, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from cloud.foundation.db import Id, Model, TenantOwned
+
+
+class ProductRow(TenantOwned, Model):
+    __tablename__ = "product"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    product_key: Mapped[str] = mapped_column(String(32), unique=True)
+    name: Mapped[str] = mapped_column(String(128))
+    tsl: Mapped[str] = mapped_column(Text)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
