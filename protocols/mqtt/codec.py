@@ -1,0 +1,398 @@
+"""Bytes to packets (MQTT 5 par. 2 and 3; 3.1.1 likewise, 3.1 tolerated), and the one place to import the codec's names from.
+
+PUBLISH is the hot packet: it never becomes an object a message. Consecutive ones that look alike come out as one `PublishRun`.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from protocols.errors import Reason, Refused
+from protocols.mqtt.encoder import encode
+from protocols.mqtt.fields import Fields, check_topic_filter, check_topic_name, decode_text, malformed, protocol_error
+from protocols.mqtt.packets import (
+    CONNACK_REASONS,
+    DISCONNECT_REASONS,
+    PUBACK_REASONS,
+    SUBACK_REASONS,
+    UNSUBACK_REASONS,
+    ConnAck,
+    Connect,
+    ConnectCode,
+    Disconnect,
+    Packet,
+    PingReq,
+    PingResp,
+    PubAck,
+    ReasonCode,
+    SubAck,
+    Subscribe,
+    UnsubAck,
+    Unsubscribe,
+    Will,
+)
+from protocols.mqtt.properties import NO_PROPERTIES, Place, Properties, decode_properties
+from protocols.mqtt.run import PublishRun, encode_publish
+
+__all__ = [
+    "MAX_PACKET",
+    "NO_PROPERTIES",
+    "ConnAck",
+    "Connect",
+    "ConnectCode",
+    "Decoder",
+    "Disconnect",
+    "Packet",
+    "PingReq",
+    "PingResp",
+    "Properties",
+    "PubAck",
+    "PublishRun",
+    "ReasonCode",
+    "SubAck",
+    "Subscribe",
+    "UnsubAck",
+    "Unsubscribe",
+    "Will",
+    "encode",
+    "encode_publish",
+]
+
+MAX_PACKET: Final = 260 * 1024
+"""Bytes of the largest packet taken: a payload of 256 KiB with its topic and header."""
+
+_PINGREQ, _PINGRESP = PingReq(), PingResp()
+_PROTOCOLS = {("MQIsdp", 3), ("MQTT", 4), ("MQTT", 5)}
+
+
+def _connect(fields: Fields) -> Connect:
+    """CONNECT (MQTT 5 par. 3.1)."""
+    name, version, flags = fields.text(), fields.byte(), fields.byte()
+    if name not in ("MQTT", "MQIsdp"):
+        raise protocol_error("the protocol name is not MQTT")
+    if (name, version) not in _PROTOCOLS:
+        raise Refused(Reason.UNSUPPORTED_VERSION, f"{name} level {version} is not spoken here; 3.1, 3.1.1 and 5 are")
+    if flags & 0x01:
+        raise malformed("the reserved flag of CONNECT is set")
+    has_will, will_qos = flags & 0x04, flags >> 3 & 3
+    if will_qos == 3 or (not has_will and flags & 0x38):
+        raise malformed("the will flags of CONNECT contradict each other")
+    if version < 5 and flags & 0x40 and not flags & 0x80:
+        raise malformed("CONNECT has a password without a user name")
+    keepalive = fields.two()
+    properties = decode_properties(fields, Place.CONNECT) if version == 5 else NO_PROPERTIES
+    if properties.authentication_data is not None and properties.authentication_method is None:
+        raise protocol_error("CONNECT has authentication data without a method")
+    client_id = fields.text()
+    will = None
+    if has_will:
+        will_properties = decode_properties(fields, Place.WILL) if version == 5 else NO_PROPERTIES
+        will = Will(check_topic_name(fields.text()), fields.binary(), will_qos, bool(flags & 0x20), will_properties)
+    username = fields.text() if flags & 0x80 else None
+    password = fields.binary() if flags & 0x40 else None
+    return Connect(client_id, username, password, bool(flags & 0x02), keepalive, will, version, properties)
+
+
+def _reason(fields: Fields, allowed: frozenset[int], what: str) -> int:
+    reason = fields.byte()
+    if reason not in allowed:
+        raise malformed(f"{what} has the reason 0x{reason:02X}, which it cannot have")
+    return reason
+
+
+def _connack(fields: Fields, version: int) -> ConnAck:
+    """CONNACK (par. 3.2)."""
+    flags = fields.byte()
+    if flags > 1:
+        raise malformed("reserved flags of CONNACK are set")
+    if version == 5:
+        reason = _reason(fields, CONNACK_REASONS, "CONNACK")
+        properties = decode_properties(fields, Place.CONNACK)
+    else:
+        reason, properties = fields.byte(), NO_PROPERTIES
+        if reason == ReasonCode.UNSUPPORTED_PROTOCOL_VERSION or reason > ConnectCode.NOT_AUTHORISED:
+            raise malformed(f"CONNACK has the code {reason}")
+    if flags and reason:
+        raise protocol_error("CONNACK refuses and has a session")
+    return ConnAck(bool(flags), reason, properties)
+
+
+def _puback(fields: Fields, version: int) -> PubAck:
+    """PUBACK (par. 3.4)."""
+    packet_id = fields.packet_id()
+    if version < 5 or not fields.left:
+        return PubAck(packet_id)
+    reason = _reason(fields, PUBACK_REASONS, "PUBACK")
+    return PubAck(packet_id, reason, decode_properties(fields, Place.PUBACK) if fields.left else NO_PROPERTIES)
+
+
+def _subscribe(fields: Fields, version: int) -> Subscribe:
+    """SUBSCRIBE (par. 3.8)."""
+    packet_id = fields.packet_id()
+    properties = decode_properties(fields, Place.SUBSCRIBE) if version == 5 else NO_PROPERTIES
+    filters: list[tuple[str, int]] = []
+    while fields.left:
+        text, options = check_topic_filter(fields.text()), fields.byte()
+        if options & 3 == 3 or options & (0xC0 if version == 5 else 0xFC) or options & 0x30 == 0x30:
+            raise malformed(f"SUBSCRIBE has the options 0x{options:02X}")
+        if options & 4 and text.startswith("$share/"):
+            raise protocol_error("a shared subscription has No Local")
+        filters.append((text, options))
+    if not filters:
+        raise protocol_error("SUBSCRIBE has no filter")
+    return Subscribe(packet_id, tuple(filters), properties)
+
+
+def _suback(fields: Fields, version: int) -> SubAck:
+    """SUBACK (par. 3.9)."""
+    packet_id = fields.packet_id()
+    properties = decode_properties(fields, Place.SUBACK) if version == 5 else NO_PROPERTIES
+    reasons = tuple(fields.raw(fields.left))
+    if not reasons or not SUBACK_REASONS.issuperset(reasons) or (version < 5 and not {0, 1, 2, 0x80}.issuperset(reasons)):
+        raise malformed(f"SUBACK has the codes {reasons}")
+    return SubAck(packet_id, reasons, properties)
+
+
+def _unsubscribe(fields: Fields, version: int) -> Unsubscribe:
+    """UNSUBSCRIBE (par. 3.10)."""
+    packet_id = fields.packet_id()
+    properties = decode_properties(fields, Place.UNSUBSCRIBE) if version == 5 else NO_PROPERTIES
+    filters: list[str] = []
+    while fields.left:
+        filters.append(check_topic_filter(fields.text()))
+    if not filters:
+        raise protocol_error("UNSUBSCRIBE has no filter")
+    return Unsubscribe(packet_id, tuple(filters), properties)
+
+
+def _unsuback(fields: Fields, version: int) -> UnsubAck:
+    """UNSUBACK (par. 3.11)."""
+    packet_id = fields.packet_id()
+    if version < 5:
+        return UnsubAck(packet_id)
+    properties = decode_properties(fields, Place.UNSUBACK)
+    reasons = tuple(fields.raw(fields.left))
+    if not reasons or not UNSUBACK_REASONS.issuperset(reasons):
+        raise malformed(f"UNSUBACK has the codes {reasons}")
+    return UnsubAck(packet_id, reasons, properties)
+
+
+def _disconnect(fields: Fields, version: int) -> Disconnect:
+    """DISCONNECT (par. 3.14)."""
+    if version < 5 or not fields.left:
+        return Disconnect()
+    reason = _reason(fields, DISCONNECT_REASONS, "DISCONNECT")
+    return Disconnect(reason, decode_properties(fields, Place.DISCONNECT) if fields.left else NO_PROPERTIES)
+
+
+def _pingreq(_fields: Fields, _version: int) -> PingReq:
+    return _PINGREQ
+
+
+def _pingresp(_fields: Fields, _version: int) -> PingResp:
+    return _PINGRESP
+
+
+_Decode = Callable[[Fields, int], Packet]
+# By the first byte, reserved flags included (par. 2.1.3): what a server reads, and what a client reads.
+_TO_SERVER: dict[int, _Decode] = {
+    0x10: lambda fields, _version: _connect(fields),
+    0x40: _puback,
+    0x82: _subscribe,
+    0xA2: _unsubscribe,
+    0xC0: _pingreq,
+    0xE0: _disconnect,
+}
+_TO_CLIENT: dict[int, _Decode] = {0x20: _connack, 0x40: _puback, 0x90: _suback, 0xB0: _unsuback, 0xD0: _pingresp, 0xE0: _disconnect}
+
+
+class Decoder:
+    """Turns a stream of bytes into packets, whatever way the stream is cut; one per connection and direction.
+
+    `version` is the one spoken (a server learns it from CONNECT), `max_packet` the largest packet taken, in bytes with its header.
+    """
+
+    __slots__ = ("_name", "_need", "_tail", "_topic", "max_packet", "refused", "server_side", "version")
+
+    def __init__(self, version_hint: int = 4, max_packet: int = MAX_PACKET, server_side: bool = True) -> None:
+        self.version = version_hint
+        self.max_packet = max_packet
+        self.server_side = server_side
+        self.refused: Refused | None = None
+        self._tail: bytearray | None = None
+        self._need = 0
+        self._name = b""
+        self._topic = ""
+
+    @property
+    def pending(self) -> int:
+        """Bytes held because their packet is not complete (or because they follow a CONNECT)."""
+        return len(self._tail) if self._tail is not None else 0
+
+    def feed(self, data: bytes) -> list[Packet | PublishRun]:
+        """The packets that `data` completes; raises `Refused`, after which the stream is lost.
+
+        Packets before a bad one are returned first: then `refused` is set, and the next call raises it.
+        A CONNECT ends the list, since what follows depends on its answer: `feed(b"")` goes on behind it.
+        """
+        if self.refused is not None:
+            raise self.refused
+        if self._tail is not None:
+            self._tail += data  # a bytearray grows in place: a large packet in small reads stays linear
+            if len(self._tail) < self._need:
+                return []
+            data = bytes(self._tail)
+            self._tail = None
+        packets: list[Packet | PublishRun] = []
+        try:
+            at = self._scan(data, packets)
+        except Refused as refused:
+            self.refused = refused
+            if not packets:
+                raise
+            return packets
+        if at < len(data):
+            self._tail = bytearray(data[at:] if at else data)
+        return packets
+
+    def _scan(self, data: bytes, packets: list[Packet | PublishRun]) -> int:
+        """Appends what `data` holds to `packets`; where the first incomplete packet starts, with its size so far as known in `_need`."""
+        at, end = 0, len(data)
+        while at < end:
+            first = data[at]
+            body = at + 2
+            if body > end:
+                self._need = 2
+                return at
+            length = data[at + 1]
+            if length > 127:  # par. 2.1.4; the other three bytes
+                length &= 127
+                for shift in (7, 14, 21):
+                    if body == end:
+                        self._need = body - at + 1
+                        return at
+                    digit = data[body]
+                    length |= (digit & 127) << shift
+                    body += 1
+                    if digit < 128:
+                        break
+                else:
+                    raise malformed("a remaining length has more than four bytes")
+                # MQTT 5 par. 1.5.5; 3.1.1 does not ask for the shortest form, and modems pad it
+                if not digit and self.version == 5:
+                    raise malformed("a remaining length is longer than it needs to be")
+            stop = body + length
+            if stop - at > self.max_packet:
+                raise Refused(Reason.PACKET_TOO_LARGE, f"a packet of {stop - at} bytes is larger than {self.max_packet}")
+            if stop > end:
+                self._need = stop - at
+                return at
+            if 0x30 <= first < 0x40:
+                run = self._run(data, at, body, stop, end)
+                packets.append(run)
+                at += run.count * run.stride
+                continue
+            packet = self._packet(first, data[body:stop])
+            packets.append(packet)
+            at = stop
+            if first == 0x10:
+                self._need = 0
+                return at
+        return at
+
+    def _packet(self, first: int, body: bytes) -> Packet:
+        if self.version == 3 and first in (0x8A, 0xAA):
+            first &= 0xF7  # MQTT 3.1 par. 3.8, 3.10: these may be duplicates
+        decode = (_TO_SERVER if self.server_side else _TO_CLIENT).get(first)
+        if decode is None:
+            raise self._unexpected(first)
+        fields = Fields(body)
+        packet = decode(fields, self.version)
+        fields.finish()
+        if isinstance(packet, Connect):
+            self.version = packet.version
+        return packet
+
+    def _unexpected(self, first: int) -> Refused:
+        known = {kind & 0xF0 for kind in (_TO_SERVER if self.server_side else _TO_CLIENT)}
+        if first & 0xF0 in known:
+            return malformed(f"a packet has the reserved flags 0x{first & 15:X}")
+        if first >> 4 in (5, 6, 7):
+            return Refused(Reason.UNSUPPORTED_QOS, "QoS 2 is not spoken here")
+        if not first >> 4:
+            return malformed("packet type 0 is reserved")
+        return protocol_error(f"packet type {first >> 4} has no place in this direction")
+
+    def _run(self, data: bytes, at: int, body: int, stop: int, end: int) -> PublishRun:
+        """The PUBLISH at `at` (par. 3.3) and those behind it that look the same."""
+        first = data[at]
+        qos = first >> 1 & 3
+        if qos > 1:
+            if qos == 3:
+                raise malformed("PUBLISH has QoS 3")
+            raise Refused(Reason.UNSUPPORTED_QOS, "QoS 2 is not spoken here")
+        if first & 0x0A == 0x08:
+            raise malformed("PUBLISH has DUP at QoS 0")
+        after = body + 2
+        name_end = after + (data[body] << 8 | data[body + 1]) if after <= stop else after
+        payload = name_end + 2 * qos
+        if payload > stop:
+            raise malformed("PUBLISH ends inside its topic or packet identifier")
+        name = data[after:name_end]
+        if name != self._name or not name:
+            topic = decode_text(name)
+            if not topic and self.version == 5:
+                raise protocol_error("PUBLISH has a topic alias, and none were offered")
+            self._topic = check_topic_name(topic)
+            self._name = name
+        stride = stop - at
+        prefix = data[at:name_end]
+        follow, last = stop, end - stride
+        properties = NO_PROPERTIES
+        if self.version == 5:
+            start = payload
+            if payload < stop and not data[payload]:
+                payload += 1
+            else:
+                properties, payload = self._publish_properties(data, payload, stop)
+            extra, shift = data[start:payload], start - at
+            while follow <= last and data.startswith(prefix, follow) and data.startswith(extra, follow + shift):
+                follow += stride
+        else:
+            while follow <= last and data.startswith(prefix, follow):
+                follow += stride
+        count = (follow - at) // stride
+        ids = b""
+        if qos:
+            if count == 1:
+                ids = data[name_end : name_end + 2]
+                if ids == b"\0\0":
+                    raise malformed("a packet identifier is 0")
+            else:
+                high, low = data[name_end:follow:stride], data[name_end + 1 : follow : stride]
+                if 0 in low and any(not one and not two for one, two in zip(high, low, strict=True)):
+                    # Only the first is refused here; the run ends before a later one, which is then refused in its turn.
+                    count = list(zip(high, low, strict=True)).index((0, 0))
+                    if not count:
+                        raise malformed("a packet identifier is 0")
+                    follow = at + count * stride
+                    high, low = high[:count], low[:count]
+                both = bytearray(2 * count)
+                both[0::2] = high
+                both[1::2] = low
+                ids = bytes(both)
+        held = data if not at and follow == end else data[at:follow]
+        # Positional, in the order of the fields: naming them costs a tenth of the whole run.
+        return PublishRun(
+            self._topic, qos, first & 1 == 1, first & 8 == 8, count, held, payload - at, stride, stop - payload, ids, properties
+        )
+
+    def _publish_properties(self, data: bytes, start: int, stop: int) -> tuple[Properties, int]:
+        fields = Fields(data[start:stop])
+        properties = decode_properties(fields, Place.PUBLISH)
+        if properties.topic_alias is not None:
+            raise protocol_error("PUBLISH has a topic alias, and none were offered")
+        if properties.response_topic is not None:
+            check_topic_name(properties.response_topic)
+        if self.server_side and properties.subscription_identifiers:
+            raise protocol_error("a client sent a subscription identifier with PUBLISH")
+        return properties, start + fields.at
