@@ -9,7 +9,7 @@ _directory: Path | None = None
 
 def arm_crash_points(directory: Path | None) -> None:
     """Watch `directory` from now on; None disarms. Called once at start, from settings."""
-    global _directory  # noqa: PLW0603 - one switch per process, on purpose
+    global _directory
     _directory = directory
 
 

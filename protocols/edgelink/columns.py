@@ -79,8 +79,8 @@ _DELTA = 0x10
 _QUALITY, _MODES = 1, 2
 _DICTIONARY_ENCODER = msgspec.msgpack.Encoder()
 _DICTIONARY_DECODER = msgspec.msgpack.Decoder(tuple[SeriesKey, ...])
-_SIGNED = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
-_FLOAT = {_FLOAT32: np.dtype("<f4"), _FLOAT64: np.dtype("<f8")}
+_SIGNED: dict[int, np.dtype[Any]] = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
+_FLOAT: dict[int, np.dtype[Any]] = {_FLOAT32: np.dtype("<f4"), _FLOAT64: np.dtype("<f8")}
 
 
 def pack(columns: Columns) -> bytes:
@@ -108,8 +108,8 @@ def pack(columns: Columns) -> bytes:
     ]
     if modes is not None:
         parts.append(modes.tobytes())
-    for head, planes in blocks:
-        parts += (head, planes)
+    for block in blocks:
+        parts += block
     if flags & _QUALITY:
         assert quality is not None
         parts.append(quality.tobytes())
@@ -161,9 +161,14 @@ def _shuffle(numbers: AnyArray) -> bytes:
     return np.ascontiguousarray(numbers).view(np.uint8).reshape(-1, size).T.tobytes()
 
 
+def _fits(width: int, low: int, high: int) -> bool:
+    limit = 1 << (8 * width - 1)
+    return -limit <= low and high < limit
+
+
 def _planes(numbers: Ints) -> tuple[int, bytes]:
     low, high = int(numbers.min()), int(numbers.max())
-    width = 1 if -128 <= low and high < 128 else 2 if -32_768 <= low and high < 32_768 else 4 if -(1 << 31) <= low and high < 1 << 31 else 8
+    width = 1 if _fits(1, low, high) else 2 if _fits(2, low, high) else 4 if _fits(4, low, high) else 8
     return width, _shuffle(numbers.astype(_SIGNED[width]))
 
 

@@ -16,8 +16,8 @@ import msgspec
 import zstandard
 
 from protocols.edgelink.columns import NO_COLUMNS, Columns, Text, pack, unpack
-from protocols.edgelink.lanes import LANES, Gap, GapReason, Lane
-from protocols.edgelink.records import EventRecord, GapRecord, Record
+from protocols.edgelink.lanes import LANES, Lane
+from protocols.edgelink.records import Record
 from protocols.errors import Reason, Refused
 
 MAGIC = b"HLF1"
@@ -146,35 +146,6 @@ def decode_frame(frame: bytes | memoryview) -> Frame:
 def body_of(frame: bytes) -> bytes:
     """The body behind a header, as `stamp` took it."""
     return frame[HEADER_BYTES:]
-
-
-def gaps_of(columns: Columns, records: tuple[Record, ...], reason: GapReason) -> tuple[Gap, ...]:
-    """What is lost when these readings, texts and events are given up; gap records inside are handed on as they are."""
-    spans: dict[tuple[str, str, str], list[int]] = {}  # series -> [first ms, last ms, readings]
-
-    def lose(key: tuple[str, str, str], first: int, last: int, count: int) -> None:
-        span = spans.setdefault(key, [first, last, 0])
-        span[0], span[1], span[2] = min(span[0], first), max(span[1], last), span[2] + count
-
-    for index in sorted(set(columns.series.tolist())):
-        times = columns.times[columns.series == index]
-        lose(columns.dictionary[index], int(times.min()), int(times.max()), len(times))
-    for index, time_ms, _ in columns.texts:
-        lose(columns.dictionary[index], time_ms, time_ms, 1)
-    gaps: list[Gap] = []
-    for record in records:
-        if isinstance(record, GapRecord):
-            gaps.append(record.gap)
-        elif isinstance(record, EventRecord):
-            lose((record.product_key, record.device_name, record.identifier), record.time_ms, record.time_ms, 1)
-    alike: dict[tuple[str, str, int, int], tuple[list[str], int]] = {}
-    for (product_key, device_name, identifier), (first, last, count) in spans.items():
-        names, total = alike.setdefault((product_key, device_name, first, last), ([], 0))
-        names.append(identifier)
-        alike[product_key, device_name, first, last] = (names, total + count)
-    for (product_key, device_name, first, last), (names, total) in alike.items():
-        gaps.append(Gap(product_key, device_name, tuple(names), first - 1, last + 1, total, reason))
-    return tuple(gaps)
 
 
 def _compressor() -> zstandard.ZstdCompressor:

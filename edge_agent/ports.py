@@ -1,0 +1,100 @@
+"""What the agent's stages need from the world, as protocols; adapters are written against these and fakes pass the same contract."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from protocols.edgelink.lanes import Lane
+from protocols.errors import Broken, TryAgain
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """One lane of the outbox. It holds seqs from `floor` up to, not including, `next_seq`; empty when both are equal.
+
+    `used_bytes` and `readings` are of the frames held; `collected`, `delivered` and `in_gaps` count readings since the file was made
+    (`in_gaps`: given up by overflow, refusal or damage): collected = delivered + in_gaps + readings.
+    """
+
+    floor: int = 1
+    next_seq: int = 1
+    frames: int = 0
+    used_bytes: int = 0
+    readings: int = 0
+    collected: int = 0
+    delivered: int = 0
+    in_gaps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxState:
+    """The outbox at one moment. `buffer_id` is 16 random bytes made with the file, `boot` counts its openings."""
+
+    buffer_id: bytes
+    boot: int
+    lanes: Mapping[Lane, LaneState]
+    quota_bytes: int
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(lane.used_bytes for lane in self.lanes.values())
+
+
+class OutboxUnavailable(TryAgain):
+    """The disk refused (full, read-only, I/O error): nothing was stored, or it is unknown; either way nothing is promised."""
+
+
+class OutboxClosed(TryAgain):
+    """The outbox is closing or closed."""
+
+
+class OutboxDamaged(Broken):
+    """The buffer file is no buffer of ours and must be moved away."""
+
+
+class Outbox(Protocol):
+    """Frames on their way up. Order, identity and durability live here; nothing is forgotten before `committed`."""
+
+    async def append(self, lane: Lane, body: bytes, readings: int, marks: Mapping[str, bytes] | None = None) -> int:
+        """Keep a body from `encode_body` and return its seq: durable (fsynced) on return, together with `marks`.
+
+        Overflow: live and bulk drop their oldest frames and a gap record takes their place; alarm and reply wait for room.
+        Raises OutboxUnavailable, OutboxClosed.
+        """
+        ...
+
+    async def next(self, lane: Lane, after_seq: int, limit: int) -> Sequence[tuple[int, bytes]]:
+        """Up to `limit` whole frames behind `after_seq`, stamped with the lane's present floor."""
+        ...
+
+    async def arrival(self, after: Mapping[Lane, int]) -> None:
+        """Wait until some lane holds a frame behind `after[lane]` (0 where missing)."""
+        ...
+
+    async def committed(self, lane: Lane, seq: int) -> None:
+        """Forget everything up to `seq`: the cloud's store has it."""
+        ...
+
+    async def reconcile(self, committed: Mapping[Lane, int]) -> None:
+        """Meet the cloud's watermarks after a connect: trim to them.
+
+        Where the cloud is ahead of all this buffer ever made (a restored backup), the frames held move behind its watermark,
+        with a gap record `buffer_reset`. Read `state` again afterwards.
+        """
+        ...
+
+    async def replace(self, lane: Lane, seq: int, body: bytes) -> None:
+        """Put `body` (gap records) where a refused frame stood; the original moves to the local quarantine."""
+        ...
+
+    def state(self) -> OutboxState:
+        """The state after the last commit; costs nothing."""
+        ...
+
+    async def marks(self, prefix: str = "") -> dict[str, bytes]:
+        """Small values stored with frames: the last durable row of a device, duplicate memory."""
+        ...
+
+    async def close(self) -> None:
+        """Commit what waits, then close the file. Twice is harmless."""
+        ...
