@@ -1,0 +1,83 @@
+"""Every error of the API is an RFC 9457 problem: `type`, `title`, `status`, and a `detail` that says what to do next."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from cloud.foundation.logs import get_logger
+from protocols.errors import Refused, TryAgain
+
+CONTENT_TYPE = "application/problem+json"
+_TYPE = "urn:hearthline:problem:"
+
+_NEXT_STEP = {
+    404: "There is nothing at this path; /docs lists the routes.",
+    405: "This path does not take this method; /docs lists the routes.",
+}
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's word
+    """An answer that is an error. `kind` is the stable end of `type`; `more` adds members, `headers` adds headers."""
+
+    def __init__(
+        self, status: int, kind: str, detail: str, *, more: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.kind, self.detail = status, kind, detail
+        self.more, self.headers = dict(more or {}), dict(headers or {})
+
+    def response(self) -> JSONResponse:
+        body = {
+            "type": _TYPE + self.kind,
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            **self.more,
+        }
+        return JSONResponse(body, self.status, self.headers, CONTENT_TYPE)
+
+
+def not_found(what: str) -> Problem:
+    """The same answer for what does not exist and for what belongs to another tenant."""
+    return Problem(404, "not-found", f"{what} does not exist, or your key belongs to another tenant.")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every kind of error with a problem."""
+
+    @app.exception_handler(Problem)
+    def _problem(_request: Request, error: Problem) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(Refused)
+    def _refused(_request: Request, error: Refused) -> JSONResponse:
+        return Problem(422, error.reason.replace("_", "-"), str(error)).response()
+
+    @app.exception_handler(TryAgain)
+    def _try_again(request: Request, error: TryAgain) -> JSONResponse:
+        get_logger().warning("api.unavailable", path=request.url.path, error=str(error))
+        detail = "A part of the platform is busy or restarting; send the same request again in a second."
+        return Problem(503, "try-again", detail, headers={"Retry-After": "1"}).response()
+
+    @app.exception_handler(RequestValidationError)
+    def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        faults = [{"where": "/".join(str(part) for part in fault["loc"]), "fault": fault["msg"]} for fault in error.errors()]
+        first = faults[0] if faults else {"where": "request", "fault": "is not what this route takes"}
+        detail = f"Correct {first['where']}: {first['fault']}."
+        return Problem(422, "invalid-request", detail, more={"errors": faults}).response()
+
+    @app.exception_handler(HTTPException)
+    def _http(_request: Request, error: HTTPException) -> JSONResponse:
+        kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+        detail = _NEXT_STEP.get(error.status_code, str(error.detail))
+        return Problem(error.status_code, kind, detail, headers=error.headers).response()
+
+    @app.exception_handler(Exception)
+    def _bug(request: Request, error: Exception) -> JSONResponse:
+        get_logger().error("api.bug", path=request.url.path, exc_info=error)
+        return Problem(500, "bug", "This is a fault of the platform; its log names it under `api.bug`. Please report it.").response()

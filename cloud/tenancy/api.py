@@ -1,0 +1,30 @@
+"""Who may use the API: `Authorization: Bearer hl_...` on every route under /v1."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from cloud.foundation.db import Database
+from cloud.foundation.problems import Problem
+from cloud.tenancy.model import Principal
+from cloud.tenancy.service import authenticate
+
+_bearer = HTTPBearer(auto_error=False, description="An API key of a tenant.")
+
+
+def authenticated(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Principal:
+    """The dependency of every route under /v1; `app.state.database` is filled by the composition root. Raises Problem 401."""
+    database: Database = request.app.state.database
+    principal = None if given is None else authenticate(database, given.credentials)
+    if principal is None:
+        raise Problem(
+            401,
+            "bad-key",
+            "Send `Authorization: Bearer <key>` with a key that is not revoked; `hearthline tenant key NAME` makes one.",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    return principal
+
+
+Caller = Annotated[Principal, Depends(authenticated)]
