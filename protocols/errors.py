@@ -34,6 +34,7 @@ class Reason(enum.StrEnum):
     BAD_ENVELOPE = "bad_envelope"
     BAD_THING_MODEL = "bad_thing_model"
     UNKNOWN_IDENTIFIER = "unknown_identifier"
+    UNKNOWN_EVENT = "unknown_event"
     WRONG_TYPE = "wrong_type"
     OUT_OF_RANGE = "out_of_range"
     INTEGER_TOO_LARGE = "integer_too_large"

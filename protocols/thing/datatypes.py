@@ -168,7 +168,7 @@ class StructType:
         for name, part in value.items():
             data_type = self.fields.get(name)
             if data_type is None:
-                raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{where}: no field {_show(name)} in the struct")
+                raise Refused(Reason.WRONG_TYPE, f"{where}: no field {_show(name)} in the struct")
             fields[name] = data_type.coerce(part, f"{where}.{name}")
         return fields
 

@@ -1,0 +1,116 @@
+"""What a device's message means and how it is answered: bytes in, effects out. Used by the cloud and by the edge's front door."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from protocols.alink.codes import Code, code_of, explain
+from protocols.alink.messages import (
+    NO_ID,
+    EventPost,
+    MessageRefused,
+    Post,
+    Reply,
+    check_times,
+    decode_event,
+    decode_reply,
+    post_decoder,
+    reply,
+)
+from protocols.alink.topics import Kind, Topic
+from protocols.errors import Reason, Refused
+from protocols.thing.model import ThingModel
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The effects of one message: at most one of `post`, `event`, `set_reply`, `custom`; an answer to send; a refusal to count."""
+
+    post: Post | None = None
+    event: EventPost | None = None
+    set_reply: Reply | None = None
+    custom: bytes | None = None
+    answer_topic: str | None = None
+    answer: bytes | None = None
+    refused: Refused | None = None
+
+
+def refused_data(refused: Mapping[str, Refused]) -> bytes:
+    """A reply's `data` (raw JSON) naming each value that was left out: the message itself is answered 200."""
+    return msgspec.json.encode({name: explain(error) for name, error in refused.items()}) if refused else b"{}"
+
+
+def refusal(error: Refused, method: str) -> bytes | None:
+    """The reply to a message refused as a whole; None when the device wants no reply."""
+    id, wants_reply = (error.id, error.wants_reply) if isinstance(error, MessageRefused) else (NO_ID, True)  # noqa: A001  # the envelope's word
+    return reply(id, method, code_of(error), message=str(error)) if wants_reply else None
+
+
+@dataclass(slots=True)
+class Dialogue:
+    """One device's side of the conversation; holds no state but what it was made from."""
+
+    product_key: str
+    device_name: str
+    model: ThingModel
+
+    def handle(self, topic: str, payload: bytes, now_ms: int) -> Outcome:
+        """Never raises `Refused`: a refusal is part of the outcome."""
+        try:
+            parsed = self._parse(topic)
+        except Refused as error:
+            return Outcome(refused=error)
+        answer_topic = None if parsed.reply is None else str(parsed.reply)
+        try:
+            outcome = _HANDLERS[parsed.kind](self.model, parsed, payload, now_ms)
+        except Refused as error:
+            answer = refusal(error, parsed.method) if answer_topic else None
+            return Outcome(answer_topic=answer_topic if answer else None, answer=answer, refused=error)
+        return outcome
+
+    def _parse(self, topic: str) -> Topic:
+        parsed = Topic.parse(topic)
+        if (parsed.product_key, parsed.device_name) != (self.product_key, self.device_name):
+            raise Refused(Reason.FOREIGN_TOPIC, f"{topic[:128]} belongs to another device")
+        return parsed
+
+
+def _on_property_post(model: ThingModel, topic: Topic, payload: bytes, now_ms: int) -> Outcome:
+    post = check_times(post_decoder(model).decode(payload), now_ms)
+    if not post.wants_reply:
+        return Outcome(post=post)
+    return Outcome(post=post, answer_topic=str(topic.reply), answer=reply(post.id, topic.method, data=refused_data(post.refused)))
+
+
+def _on_event_post(model: ThingModel, topic: Topic, payload: bytes, now_ms: int) -> Outcome:
+    event = decode_event(model, topic.name, payload, now_ms)
+    if not event.wants_reply:
+        return Outcome(event=event)
+    return Outcome(event=event, answer_topic=str(topic.reply), answer=reply(event.id, topic.method, data=refused_data(event.refused)))
+
+
+def _on_property_set_reply(model: ThingModel, topic: Topic, payload: bytes, now_ms: int) -> Outcome:
+    return Outcome(set_reply=decode_reply(payload))
+
+
+def _on_custom(model: ThingModel, topic: Topic, payload: bytes, now_ms: int) -> Outcome:
+    return Outcome(custom=payload)
+
+
+def _not_from_a_device(model: ThingModel, topic: Topic, payload: bytes, now_ms: int) -> Outcome:
+    raise Refused(Reason.UNKNOWN_TOPIC, f"only the server publishes on {topic}")
+
+
+Handler = Callable[[ThingModel, Topic, bytes, int], Outcome]
+_HANDLERS: dict[Kind, Handler] = {  # a new method of a device is a new row
+    Kind.PROPERTY_POST: _on_property_post,
+    Kind.EVENT_POST: _on_event_post,
+    Kind.PROPERTY_SET_REPLY: _on_property_set_reply,
+    Kind.CUSTOM: _on_custom,
+    Kind.PROPERTY_POST_REPLY: _not_from_a_device,
+    Kind.EVENT_POST_REPLY: _not_from_a_device,
+    Kind.PROPERTY_SET: _not_from_a_device,
+}
+
+__all__ = ["Code", "Dialogue", "Outcome", "refusal", "refused_data"]
