@@ -11,7 +11,7 @@ one length; nothing is done per message. A presence row's blob part is a msgpack
 import enum
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import Self
 
 import msgspec
 
@@ -67,13 +67,6 @@ class Delivered(msgspec.Struct, frozen=True, gc=False):
     delivered: bool
 
 
-class RegistryChanged(msgspec.Struct, frozen=True, gc=False):
-    """`registry.changed`: a device, or with no device name every device of a product, has to be looked up again."""
-
-    product_key: str
-    device_name: str | None = None
-
-
 class Lease(msgspec.Struct, frozen=True, gc=False):
     """`access.lease`: the front door is alive and holds this many sessions."""
 
@@ -92,7 +85,7 @@ decode_downlinks = msgspec.msgpack.Decoder(list[Downlink]).decode
 decode_downlink = msgspec.msgpack.Decoder(Downlink).decode
 
 
-class Row(NamedTuple):
+class Row(msgspec.Struct, gc=False):
     """One row of a decoded batch: `count` payloads of `size` bytes, the first at `offset` of the blob, `stride` bytes apart."""
 
     kind: Kind
@@ -146,7 +139,8 @@ class UplinkBatch(msgspec.Struct, frozen=True):
         blob = data[blob_at:]
         for kind, session, topic, offset, stride, size, count, _, _ in rows:
             inside = offset + (count - 1) * stride + size <= len(blob)
-            if kind > Kind.ACCESS_STARTED or session >= len(sessions) or topic >= len(topics) or count < 1 or not inside:
+            apart = count == 1 or (count > 1 and stride >= size and stride > 0)
+            if kind > Kind.ACCESS_STARTED or session >= len(sessions) or topic >= len(topics) or not apart or not inside:
                 raise Refused(Reason.BAD_FRAME, "uplink batch row points outside its batch")
         return cls(sessions, topics, rows, blob)
 

@@ -1,0 +1,46 @@
+"""What `access` needs from outside: who may connect, and a stream that says when a message is on disk."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from cloud.devices.model import Credentials
+from protocols.errors import Broken, TryAgain
+
+CredentialLookup = Callable[[Sequence[tuple[str, str]]], Mapping[tuple[str, str], Credentials]]
+"""Credentials by (product key, device name), pairs that do not exist left out; called in a thread. Raises TryAgain."""
+
+
+class OutcomeUnknown(TryAgain):
+    """The connection broke or the answer did not come in time: the message may have landed."""
+
+
+class StreamFull(TryAgain):
+    """The stream refuses new messages because of its byte limit."""
+
+
+class StreamAway(TryAgain):
+    """Nobody answers for the stream just now."""
+
+
+class WrongSequence(TryAgain):
+    """The stream's last sequence is not the expected one: this message landed before, or another writer exists."""
+
+
+class AnotherWriter(Broken):
+    """Someone else wrote to our partition. Going on would break the order, so the process has to end."""
+
+
+class Stream(Protocol):
+    """One partition of the UPLINK stream, seen by its only writer."""
+
+    async def publish(self, payload: bytes, message_id: str, expected_last: int) -> int:
+        """The sequence once the message is on disk; raises OutcomeUnknown, StreamFull, StreamAway or WrongSequence."""
+        ...
+
+    async def message_id_at(self, sequence: int) -> str | None:
+        """The `Nats-Msg-Id` of a stored message, None when there is none; raises OutcomeUnknown or StreamAway."""
+        ...
+
+    async def usable(self) -> None:
+        """Return when it makes sense to try again: at once when connected, else on reconnect."""
+        ...
