@@ -70,6 +70,46 @@ class CommandReply(msgspec.Struct, frozen=True, gc=False):
     time_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a device is reached: `gateway` is None for its own session. Ids belong to the devices."""
+
+    device_id: int
+    key: tuple[str, str]
+    gateway_id: int = 0
+    gateway: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device and, in short, what is known of it now. `via` names the gateway that carries its session."""
+
+    device_id: int
+    product_key: str
+    device_name: str
+    site: str | None
+    enabled: bool
+    created_ms: int
+    online: bool
+    since_ms: int | None
+    via: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    command_id: str
+    product_key: str
+    device_name: str
+    method: str
+    params: Any
+    state: str
+    created_ms: int
+    expires_ms: int
+    finished_ms: int | None
+    code: int | None
+    reply: Any
+
+
 class CommandState(enum.StrEnum):
     SENT = "sent"
     COMPLETED = "completed"

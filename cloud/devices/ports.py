@@ -23,7 +23,7 @@ class Downlink(Protocol):
         ...
 
 
-class Presence(Protocol):
+class Sessions(Protocol):
     """Whether the front door's sessions can be believed."""
 
     def lease_held(self) -> bool:

@@ -22,6 +22,15 @@ class Product:
     created_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class ProductEntry:
+    """A product in a list, without its thing model."""
+
+    product_key: str
+    name: str
+    created_ms: int
+
+
 def new_product_key() -> str:
     """As Alink makes them: 11 letters and digits, about 65 bits of chance."""
     return "".join(secrets.choice(_KEY_LETTERS) for _ in range(_KEY_LENGTH))

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from cloud.foundation.clock import now_ms
 from cloud.foundation.db import KEYS_A_STATEMENT, Database, UnitOfWork
-from cloud.products.model import GATEWAY, Product, new_product_key
+from cloud.products.model import GATEWAY, Product, ProductEntry, new_product_key
 from cloud.products.tables import ProductRow
 from protocols.errors import Reason, Refused
 from protocols.thing import library
@@ -53,10 +53,11 @@ def find_product(work: UnitOfWork, product_key: str) -> Product | None:
     return None if row is None else _product(row)
 
 
-def list_products(work: UnitOfWork, after: int, limit: int) -> list[tuple[int, Product]]:
+def list_products(work: UnitOfWork, after: int, limit: int) -> list[tuple[int, ProductEntry]]:
     """The tenant's own products with their place in the list, by time of creation."""
-    rows = work.session.scalars(select(ProductRow).where(ProductRow.id > after).order_by(ProductRow.id).limit(limit))
-    return [(row.id, _product(row)) for row in rows]
+    columns = select(ProductRow.id, ProductRow.product_key, ProductRow.name, ProductRow.created_ms)
+    rows = work.session.execute(columns.where(ProductRow.id > after).order_by(ProductRow.id).limit(limit))
+    return [(row.id, ProductEntry(row.product_key, row.name, row.created_ms)) for row in rows]
 
 
 def _product(row: ProductRow) -> Product:
