@@ -1,11 +1,17 @@
 """What the agent's stages need from the world, as protocols; adapters are written against these and fakes pass the same contract."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from edge_agent.domain.batch import Shape
 from protocols.edgelink.lanes import Lane
+from protocols.edgelink.messages import Command, Committed, ExchangeReply
+from protocols.edgelink.records import Record
+from protocols.edgelink.topics import EdgeChannel
 from protocols.errors import Broken, TryAgain
+from protocols.thing.datatypes import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,10 @@ class Outbox(Protocol):
         """
         ...
 
+    async def remember(self, marks: Mapping[str, bytes]) -> None:
+        """Keep marks without a frame, durable on return; an empty value removes one."""
+        ...
+
     async def next(self, lane: Lane, after_seq: int, limit: int) -> Sequence[tuple[int, bytes]]:
         """Up to `limit` whole frames behind `after_seq`, stamped with the lane's present floor."""
         ...
@@ -97,4 +107,82 @@ class Outbox(Protocol):
 
     async def close(self) -> None:
         """Commit what waits, then close the file. Twice is harmless."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKey:
+    """A device behind this gateway."""
+
+    product_key: str
+    device_name: str
+
+    def __str__(self) -> str:
+        return f"{self.product_key}/{self.device_name}"
+
+
+class Intake(Protocol):
+    """Where connectors put what they read. Nothing here blocks: who adds asks `full` first and waits for `room`."""
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to become durable that reading has to pause."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until not `full`."""
+        ...
+
+    def row(self, shape: Shape, values: Sequence[Value], times: Sequence[int] | int) -> None:
+        """Add readings to the open live frame (epoch ms)."""
+        ...
+
+    def record(self, lane: Lane, record: Record) -> None:
+        """Add an event, gap, reply or presence record; alarm and reply frames close at once."""
+        ...
+
+    def mark(self, key: str, value: bytes) -> None:
+        """Store a small value in the same transaction as the open live frame."""
+        ...
+
+    def when_durable(self, call: Callable[[], None]) -> None:
+        """Call once everything added so far is fsynced; calls run in the order they were given."""
+        ...
+
+
+class PresenceBoard(Protocol):
+    """Who of the devices behind this gateway answers; connectors report changes."""
+
+    def changed(self, device: DeviceKey, online: bool, source: str) -> None: ...
+
+
+class Route(Protocol):
+    """The way down to one attached device."""
+
+    def set_properties(self, command_id: str, params: Mapping[str, object]) -> None:
+        """Hand a property set to the device; its answer arrives where the route was made. Raises Refused."""
+        ...
+
+
+class LinkDown(TryAgain):
+    """The cloud is away, or this gateway's credentials are refused: the message says which."""
+
+
+class UplinkSession(Protocol):
+    """One connection to the cloud."""
+
+    async def publish(self, channel: EdgeChannel, payload: bytes) -> int:
+        """Send with QoS 1 and return the PUBACK's reason code; raises LinkDown."""
+        ...
+
+    def messages(self) -> AsyncIterator[ExchangeReply | Committed | Command]:
+        """What the cloud sends, undecodable messages left out; raises LinkDown at the end of the connection."""
+        ...
+
+
+class Uplink(Protocol):
+    """How to reach the cloud."""
+
+    def connect(self) -> AbstractAsyncContextManager[UplinkSession]:
+        """A connection for the length of a `with` block; raises LinkDown."""
         ...
