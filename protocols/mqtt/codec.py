@@ -228,6 +228,12 @@ class Decoder:
         """Bytes held because their packet is not complete (or because they follow a CONNECT)."""
         return len(self._tail) if self._tail is not None else 0
 
+    def hold(self, data: bytes) -> None:
+        """Keep bytes for a later `feed(b"")`, unread."""
+        if self._tail is None:
+            self._tail, self._need = bytearray(), 0
+        self._tail += data
+
     def feed(self, data: bytes) -> list[Packet | PublishRun]:
         """The packets that `data` completes; raises `Refused`, after which the stream is lost.
 

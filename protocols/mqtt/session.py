@@ -1,0 +1,479 @@
+"""The server's side of one MQTT connection as a state machine: bytes and times in, events and bytes out, no socket and no clock.
+
+A complete server for one connection, with asyncio; the owner decides who may come in, and acknowledges what it has made durable::
+
+    import asyncio, time
+
+    class Connection(asyncio.Protocol):
+        def __init__(self, server):
+            self.server, self.session, self.writing = server, ServerSession(time.monotonic()), True
+
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            self.handle(self.session.receive(data, time.monotonic()))
+
+        def handle(self, events):
+            session = self.session
+            for event in events:
+                match event:
+                    case ConnectRequested(connect):  # or later: what arrives meanwhile is held
+                        if self.server.knows(connect):
+                            self.handle(session.accept())
+                        else:
+                            session.refuse(ConnectCode.BAD_CREDENTIALS)
+                    case Published(run):
+                        self.server.store(run)
+                        session.acknowledge(run.acks())
+                    case Disconnected(will):
+                        self.server.forget(self, will)
+            self.flush()
+
+        def flush(self):
+            if self.writing and (output := self.session.take_output()):
+                self.transport.write(output)
+            if self.session.should_close:
+                return self.transport.close()
+            self.transport.pause_reading() if self.session.holding else self.transport.resume_reading()
+
+        def pause_writing(self):  # output stays in the session, which bounds it
+            self.writing = False
+
+        def resume_writing(self):
+            self.writing = True
+            self.flush()
+
+        def connection_lost(self, error):
+            self.handle(self.session.connection_lost())
+
+and, every second or so, `connection.handle(connection.session.tick(time.monotonic()))`.
+`deliver` sends to the device whether it subscribed or not: Alink devices rely on that (subscriptions are the server's).
+No session state outlives the connection (par. 3.1.2.4: CONNACK says so), so QoS 1 is repeated by whoever asked for the delivery.
+"""
+
+import enum
+from collections import deque
+from collections.abc import Callable
+
+from protocols.errors import Reason, Refused
+from protocols.mqtt.codec import Decoder
+from protocols.mqtt.encoder import PINGRESP, encode
+from protocols.mqtt.events import (
+    Cause,
+    ConnectRequested,
+    Disconnected,
+    Event,
+    Limits,
+    Published,
+    connect_code,
+    reason_code,
+)
+from protocols.mqtt.fields import protocol_error
+from protocols.mqtt.packets import (
+    MQTT_5,
+    ConnAck,
+    Connect,
+    ConnectCode,
+    Disconnect,
+    Packet,
+    PingReq,
+    PubAck,
+    ReasonCode,
+    SubAck,
+    Subscribe,
+    UnsubAck,
+    Unsubscribe,
+    Will,
+)
+from protocols.mqtt.properties import Properties
+from protocols.mqtt.run import PublishRun, encode_publish
+
+__all__ = [
+    "Cause",
+    "ConnectRequested",
+    "Disconnected",
+    "Event",
+    "Limits",
+    "Published",
+    "ServerSession",
+    "connect_code",
+    "reason_code",
+]
+
+_UNBOUNDED = 1 << 62
+_LIMITS = Limits()
+
+
+class _State(enum.Enum):
+    NEW, ASKED, OPEN, CLOSED = range(4)
+
+
+def _allow_all(_filter: str) -> bool:
+    return True
+
+
+class ServerSession:
+    """One connection. `now` is monotonic seconds; each method that may end or advance the session returns events, in order.
+
+    `refusal` says why the session was refused (for counters), `version` what it speaks, `keepalive_s` what holds (0 = none).
+    """
+
+    __slots__ = (
+        "_decoder",
+        "_heard",
+        "_in_flight",
+        "_last_id",
+        "_out",
+        "_packet_maximum",
+        "_queue",
+        "_queued_bytes",
+        "_state",
+        "_unsent",
+        "_will",
+        "_window",
+        "allow_filter",
+        "keepalive_s",
+        "limits",
+        "refusal",
+        "version",
+    )
+
+    def __init__(self, now: float = 0.0, limits: Limits = _LIMITS, allow_filter: Callable[[str], bool] = _allow_all) -> None:
+        self.limits = limits
+        self.allow_filter = allow_filter
+        self.refusal: Refused | None = None
+        self.version = 4
+        self.keepalive_s = 0
+        self._decoder = Decoder(max_packet=limits.connect_bytes)
+        self._state = _State.NEW
+        self._heard = now
+        self._will: Will | None = None
+        self._out: list[bytes] = []
+        self._unsent = 0
+        self._packet_maximum = _UNBOUNDED
+        # Made when needed and dropped when empty: ten thousand idle sessions are mostly empty containers otherwise.
+        self._in_flight: set[int] | None = None
+        self._queue: deque[tuple[str, bytes]] | None = None
+        self._queued_bytes = 0
+        self._last_id = 0
+        self._window = limits.in_flight
+
+    @property
+    def connected(self) -> bool:
+        """Accepted, and not ended."""
+        return self._state is _State.OPEN
+
+    @property
+    def holding(self) -> bool:
+        """A CONNECT waits for its answer: stop reading the socket until then."""
+        return self._state is _State.ASKED
+
+    @property
+    def should_close(self) -> bool:
+        """Send the remaining output, then close the socket."""
+        return self._state is _State.CLOSED
+
+    @property
+    def deadline(self) -> float | None:
+        """When `tick` will close the session if nothing is heard; None = never."""
+        if self._state is _State.NEW:
+            return self._heard + self.limits.connect_s
+        if self._state is _State.OPEN and self.keepalive_s:
+            return self._heard + 1.5 * self.keepalive_s
+        return None
+
+    @property
+    def awaiting(self) -> int:
+        """Downlink QoS 1 messages sent or queued and without PUBACK."""
+        return len(self._in_flight or ()) + len(self._queue or ())
+
+    # what comes in
+
+    def receive(self, data: bytes, now: float) -> list[Event]:
+        """Bytes from the client; never raises: what breaks a rule ends the session (par. 4.13)."""
+        if self._state is _State.CLOSED:
+            return []
+        if self._state is _State.ASKED:
+            return self._hold(data, now)
+        return self._read(data, now)
+
+    def _hold(self, data: bytes, now: float) -> list[Event]:
+        events: list[Event] = []
+        self._heard = now
+        if self._decoder.pending + len(data) > self.limits.held_bytes:
+            self._refuse(Refused(Reason.QUOTA_EXCEEDED, "too much was sent behind a CONNECT without an answer"), events)
+        else:
+            self._decoder.hold(data)
+        return events
+
+    def _read(self, data: bytes, now: float) -> list[Event]:
+        events: list[Event] = []
+        try:
+            packets = self._decoder.feed(data)
+        except Refused as refused:
+            self._refuse(refused, events)
+            return events
+        if packets:
+            self._heard = now  # par. 3.1.2.10 counts packets, not bytes: a packet sent drop by drop is no sign of life
+        for packet in packets:
+            if self._state is not _State.OPEN:
+                self._open(packet, events)
+            elif type(packet) is not PublishRun:
+                self._handle(packet, events)
+            elif packet.retain and self.version == MQTT_5:
+                # CONNACK said Retain Available = 0 (par. 3.2.2.3.5); 3.1.1 cannot be told, so its flag means nothing here.
+                self._refuse(protocol_error("retained messages are not kept here"), events, ReasonCode.RETAIN_NOT_SUPPORTED)
+            else:
+                events.append(Published(packet))
+            if self._state is _State.CLOSED:
+                return events
+        if self._decoder.refused is not None:
+            self._refuse(self._decoder.refused, events)
+        elif self._unsent > self.limits.output_bytes:
+            self._refuse(Refused(Reason.QUOTA_EXCEEDED, "the client does not read what it is sent"), events)
+        return events
+
+    def _open(self, packet: Packet | PublishRun, events: list[Event]) -> None:
+        """The first packet has to be a CONNECT (par. 3.1), and one that can be answered."""
+        if not isinstance(packet, Connect):
+            return self._refuse(protocol_error("the first packet is not CONNECT"), events)
+        self._state = _State.ASKED
+        self.version = packet.version
+        self.keepalive_s = packet.keepalive
+        self._will = packet.will
+        if packet.version == MQTT_5:
+            properties = packet.properties
+            self._packet_maximum = properties.maximum_packet_size or _UNBOUNDED
+            self._window = min(self.limits.in_flight, properties.receive_maximum or self.limits.in_flight)
+            if properties.authentication_method is not None:
+                return self.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD)
+            if packet.will is not None and packet.will.qos > 1:
+                return self.refuse(ReasonCode.QOS_NOT_SUPPORTED)
+            if packet.will is not None and packet.will.retain:
+                return self.refuse(ReasonCode.RETAIN_NOT_SUPPORTED)
+        elif not packet.client_id and (packet.version == 3 or not packet.clean_start):
+            return self.refuse(ConnectCode.CLIENT_ID_REJECTED)  # 3.1.1 par. 3.1.3.1
+        return events.append(ConnectRequested(packet))
+
+    def _handle(self, packet: Packet | PublishRun, events: list[Event]) -> None:
+        match packet:
+            case PubAck():
+                self._delivered(packet.packet_id)
+            case PingReq():
+                self._send(PINGRESP)
+            case Subscribe():
+                if packet.properties.subscription_identifiers:
+                    refused = protocol_error("subscription identifiers are not kept here")
+                    return self._refuse(refused, events, ReasonCode.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED)
+                reasons = tuple(self._grant(text, options & 3) for text, options in packet.filters)
+                self._send(encode(SubAck(packet.packet_id, reasons), self.version))
+            case Unsubscribe():
+                self._send(encode(UnsubAck(packet.packet_id, (0,) * len(packet.filters)), self.version))
+            case Disconnect():
+                clean = packet.reason == ReasonCode.SUCCESS  # par. 3.14.4: any other reason keeps the will
+                self._end(Cause.DISCONNECTED, events, clean=clean)
+            case _:
+                self._refuse(protocol_error("a second CONNECT"), events)  # par. 3.1.0
+        return None
+
+    def _grant(self, text: str, qos: int) -> int:
+        """The SUBACK code of a filter (par. 3.9.3): at most QoS 1; what is not allowed fails alone."""
+        modern = self.version == MQTT_5
+        if modern and text.startswith("$share/"):
+            return ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
+        if self.allow_filter(text):
+            return min(qos, 1)
+        return ReasonCode.NOT_AUTHORIZED if modern else ReasonCode.UNSPECIFIED_ERROR
+
+    # what the owner decides
+
+    def accept(
+        self,
+        session_present: bool = False,
+        *,
+        receive_maximum: int | None = None,
+        server_keepalive: int | None = None,
+        assigned_client_identifier: str | None = None,
+        allow_filter: Callable[[str], bool] | None = None,
+    ) -> list[Event]:
+        """Answer CONNECT with yes (par. 3.2); what was held behind it comes back as events. Nothing if it has closed meanwhile.
+
+        The keywords but the last only reach MQTT 5 clients. RuntimeError if no CONNECT waits.
+        """
+        if not self._answering():
+            return []
+        self._state = _State.OPEN
+        self._decoder.max_packet = self.limits.packet_bytes
+        if allow_filter is not None:
+            self.allow_filter = allow_filter
+        properties = Properties()
+        if self.version == MQTT_5:
+            if server_keepalive is not None:
+                self.keepalive_s = server_keepalive
+            properties = Properties(
+                session_expiry_interval=0,
+                receive_maximum=receive_maximum,
+                maximum_qos=1,
+                retain_available=0,
+                maximum_packet_size=self.limits.packet_bytes,
+                assigned_client_identifier=assigned_client_identifier,
+                subscription_identifier_available=0,
+                shared_subscription_available=0,
+                server_keep_alive=server_keepalive,
+            )
+        self._send(encode(ConnAck(session_present, ConnectCode.ACCEPTED, properties), self.version))
+        return self._read(b"", self._heard)
+
+    def refuse(self, code: int) -> None:
+        """Answer CONNECT with no: a `ConnectCode` (translated for MQTT 5) or a `ReasonCode`; nothing if it has closed meanwhile.
+
+        RuntimeError if no CONNECT waits, ValueError for a code that refuses nothing.
+        """
+        if not self._answering():
+            return
+        answer, reason = connect_code(code, self.version)
+        self._send(encode(ConnAck(False, answer), self.version))
+        if reason is not None:
+            self.refusal = Refused(reason, f"CONNECT was answered with {answer}")
+        self._end(Cause.REFUSED, [])
+
+    def _answering(self) -> bool:
+        if self._state in (_State.NEW, _State.OPEN):
+            raise RuntimeError("no CONNECT waits for an answer")
+        return self._state is _State.ASKED
+
+    def acknowledge(self, acks: bytes) -> None:
+        """Queue PUBACKs (`run.acks()`); call in the order of the messages (par. 4.6). Dropped if the session has ended."""
+        if self._state is _State.OPEN:
+            self._out.append(acks)
+            self._unsent += len(acks)
+
+    def deliver(self, topic: str, payload: bytes, qos: int = 0) -> bool:
+        """Send a message to the device (subscribed or not); raises `Refused` for a bad topic.
+
+        QoS 1 waits for its turn behind `in_flight` messages without PUBACK. False = not taken: ended, too large for the client, or
+        full (see `Limits`): the new message is refused, because what was taken before it (commands, replies) was promised first.
+        """
+        if self._state is not _State.OPEN or self._unsent > self.limits.output_bytes:
+            return False
+        if not qos:
+            return self._send(encode_publish(topic, payload, version=self.version))
+        if len(self._in_flight or ()) < self._window and not self._queue:
+            return self._publish(topic, payload)
+        # 13: fixed header, topic length, packet id, no properties, at their longest
+        size = len(topic.encode()) + len(payload) + 13
+        if size > self._packet_maximum or (self._queue is not None and len(self._queue) >= self.limits.queued_messages):
+            return False
+        if self._queued_bytes + size > self.limits.queued_bytes:
+            return False
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append((topic, payload))
+        self._queued_bytes += size
+        return True
+
+    def _publish(self, topic: str, payload: bytes) -> bool:
+        taken = self._in_flight if self._in_flight is not None else set()
+        packet_id = self._last_id % 65_535 + 1
+        while packet_id in taken:
+            packet_id = packet_id % 65_535 + 1
+        if not self._send(encode_publish(topic, payload, 1, packet_id, version=self.version)):
+            return False
+        taken.add(packet_id)
+        self._in_flight, self._last_id = taken, packet_id
+        return True
+
+    def _delivered(self, packet_id: int) -> None:
+        """A PUBACK; one for an unknown id is ignored, since it harms nobody."""
+        if self._in_flight is None or packet_id not in self._in_flight:
+            return
+        self._in_flight.remove(packet_id)
+        while self._queue and len(self._in_flight) < self._window:
+            topic, payload = self._queue.popleft()
+            self._queued_bytes -= len(topic.encode()) + len(payload) + 13
+            self._publish(topic, payload)
+        self._queue = self._queue or None
+        self._in_flight = self._in_flight or None
+
+    def fail(self, refused: Refused) -> list[Event]:
+        """The client broke a rule that its owner checks: MQTT 5 is told why (par. 3.14), 3.1.1 is closed."""
+        events: list[Event] = []
+        self._refuse(refused, events)
+        return events
+
+    def takeover(self) -> list[Event]:
+        """The device has a newer connection: end this one (par. 3.1.4, 0x8E)."""
+        return self.close(ReasonCode.SESSION_TAKEN_OVER, Cause.TAKEOVER)
+
+    def close(self, code: int = ReasonCode.ADMINISTRATIVE_ACTION, cause: Cause = Cause.CLOSED) -> list[Event]:
+        """End the session from our side; MQTT 5 is told `code`. Closing twice is harmless."""
+        events: list[Event] = []
+        self._say_goodbye(Disconnect(code))
+        self._end(cause, events)
+        return events
+
+    def connection_lost(self) -> list[Event]:
+        """The socket has ended, whoever ended it."""
+        events: list[Event] = []
+        self._end(Cause.LOST, events)
+        return events
+
+    def tick(self, now: float, paused: bool = False) -> list[Event]:
+        """Time has passed: no CONNECT in time or 1.5 keepalives of silence end the session (par. 3.1.2.10).
+
+        `paused`: the owner has stopped reading the socket, so silence is not the client's.
+        """
+        if paused:
+            self._heard = now
+        events: list[Event] = []
+        deadline = self.deadline
+        if deadline is None or now <= deadline:
+            return events
+        if self._state is _State.NEW:
+            self._refuse(protocol_error(f"no CONNECT in {self.limits.connect_s:g} s"), events)
+        else:
+            self._say_goodbye(Disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT))
+            self._end(Cause.KEEPALIVE, events)
+        return events
+
+    # what goes out
+
+    def take_output(self) -> bytes:
+        """The bytes to send now; b"" if none."""
+        out = self._out
+        if not out:
+            return b""
+        data = out[0] if len(out) == 1 else b"".join(out)
+        self._out = []
+        self._unsent = 0
+        return data
+
+    def _send(self, packet: bytes) -> bool:
+        """Queue a packet unless it is larger than the client takes: such a one is dropped (par. 3.1.2.11.4)."""
+        if len(packet) > self._packet_maximum:
+            return False
+        self._out.append(packet)
+        self._unsent += len(packet)
+        return True
+
+    def _say_goodbye(self, packet: Disconnect) -> None:
+        if self._state is _State.OPEN and self.version == MQTT_5:
+            self._send(encode(packet, MQTT_5))
+
+    def _refuse(self, refused: Refused, events: list[Event], code: int | None = None) -> None:
+        if self._state is _State.CLOSED:
+            return
+        self.refusal = refused
+        if self._state is _State.NEW and refused.reason is Reason.UNSUPPORTED_VERSION:
+            self._send(encode(ConnAck(False, ConnectCode.UNSUPPORTED_VERSION)))  # 3.1.1 par. 3.1.2.2
+        text = Properties(reason_string=str(refused)[:200])
+        self._say_goodbye(Disconnect(reason_code(refused.reason) if code is None else code, text))
+        self._end(Cause.REFUSED, events)
+
+    def _end(self, cause: Cause, events: list[Event], clean: bool = False) -> None:
+        if self._state is _State.OPEN:
+            events.append(Disconnected(None if clean else self._will, clean, cause))
+        self._state = _State.CLOSED
+        self._will = self._queue = self._in_flight = None
+        self._queued_bytes = 0
