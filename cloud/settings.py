@@ -1,0 +1,54 @@
+"""The only place of the cloud that reads the environment. Every setting is `HEARTHLINE_<NAME>`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MEBIBYTE = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Defaults suit one small machine."""
+
+    model_config = SettingsConfigDict(env_prefix="HEARTHLINE_", frozen=True)
+
+    dir: Annotated[Path, Field(description="Data directory: databases, streams, secrets.")] = Path("hearthline-data")
+    host: Annotated[str, Field(description="Address the MQTT and API ports listen on.")] = "127.0.0.1"
+    mqtt_port: Annotated[int, Field(ge=0, le=65535, description="0 takes any free port.")] = 1883
+    api_port: Annotated[int, Field(ge=0, le=65535, description="0 takes any free port.")] = 8080
+    database_url: Annotated[str | None, Field(description="SQLAlchemy URL; SQLite in the data directory when unset.")] = None
+    nats_url: Annotated[str | None, Field(description="A NATS server of your own; a child process when unset.")] = None
+    nats_token: Annotated[str | None, Field(repr=False, description="Its token; the one in the data directory when unset.")] = None
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    stream_mib: Annotated[int, Field(ge=16, description="Uplink stream; when it is full, devices wait.")] = 4096
+    store_memory_mib: Annotated[int, Field(ge=128, description="DuckDB's memory limit.")] = 1024
+    store_threads: Annotated[int, Field(ge=1, le=64, description="DuckDB's threads.")] = 2
+    query_timeout_s: Annotated[float, Field(gt=0, description="A telemetry query ends after this.")] = 30.0
+    crash_dir: Annotated[Path | None, Field(description="Tests only: crash points are armed by files in here.")] = None
+
+    def for_directory(self, directory: Path) -> "Settings":
+        """These settings with another, absolute data directory."""
+        return self.model_copy(update={"dir": directory.absolute()})
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.dir / 'meta.db'}"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.dir / "run"
+
+    @property
+    def secret_key_file(self) -> Path:
+        return self.dir / "secret.key"
+
+    @property
+    def nats_token_file(self) -> Path:
+        return self.dir / "nats.token"
+
+    @property
+    def nats_address_file(self) -> Path:
+        """Where `up` leaves the URL of its NATS child for roles that are started by hand."""
+        return self.run_dir / "nats.url"
