@@ -6,7 +6,7 @@ from typing import TypeAlias
 import msgspec
 
 from protocols.errors import Reason
-from protocols.mqtt.packets import Connect, ConnectCode, ReasonCode, Will
+from protocols.mqtt.packets import MAX_PACKET, Connect, ConnectCode, ReasonCode, Will
 from protocols.mqtt.run import PublishRun
 
 
@@ -19,7 +19,7 @@ class Limits(msgspec.Struct, frozen=True):
     """A larger CONNECT closes: nobody is authenticated yet."""
     held_bytes: int = 256 * 1024
     """Bytes kept behind an unanswered CONNECT (one read); more closes."""
-    packet_bytes: int = 260 * 1024
+    packet_bytes: int = MAX_PACKET
     """A larger packet closes; MQTT 5 clients are told."""
     in_flight: int = 32
     """Downlink QoS 1 messages without PUBACK (or the client's receive maximum, if less); more queue."""

@@ -11,6 +11,9 @@ MQTT_31: Final = 3
 MQTT_311: Final = 4
 MQTT_5: Final = 5
 
+MAX_PACKET: Final = 260 * 1024
+"""Bytes of the largest packet taken: a payload of 256 KiB with its topic and header."""
+
 
 class ReasonCode(enum.IntEnum):
     """Reason codes of MQTT 5 (par. 2.4)."""

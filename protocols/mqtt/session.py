@@ -53,11 +53,11 @@ No session state outlives the connection (par. 3.1.2.4: CONNACK says so), so QoS
 """
 
 import enum
-from collections import deque
 from collections.abc import Callable
 
 from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Decoder
+from protocols.mqtt.downlink import Downlink
 from protocols.mqtt.encoder import PINGRESP, encode
 from protocols.mqtt.events import (
     Cause,
@@ -121,13 +121,10 @@ class ServerSession:
 
     __slots__ = (
         "_decoder",
+        "_downlink",
         "_heard",
-        "_in_flight",
-        "_last_id",
         "_out",
         "_packet_maximum",
-        "_queue",
-        "_queued_bytes",
         "_state",
         "_unsent",
         "_will",
@@ -152,11 +149,7 @@ class ServerSession:
         self._out: list[bytes] = []
         self._unsent = 0
         self._packet_maximum = _UNBOUNDED
-        # Made when needed and dropped when empty: ten thousand idle sessions are mostly empty containers otherwise.
-        self._in_flight: set[int] | None = None
-        self._queue: deque[tuple[str, bytes]] | None = None
-        self._queued_bytes = 0
-        self._last_id = 0
+        self._downlink: Downlink | None = None  # made when needed: most devices are sent QoS 0 only
         self._window = limits.in_flight
 
     @property
@@ -186,7 +179,7 @@ class ServerSession:
     @property
     def awaiting(self) -> int:
         """Downlink QoS 1 messages sent or queued and without PUBACK."""
-        return len(self._in_flight or ()) + len(self._queue or ())
+        return 0 if self._downlink is None else len(self._downlink)
 
     # what comes in
 
@@ -259,7 +252,8 @@ class ServerSession:
     def _handle(self, packet: Packet | PublishRun, events: list[Event]) -> None:
         match packet:
             case PubAck():
-                self._delivered(packet.packet_id)
+                if self._downlink is not None and (packets := self._downlink.acknowledged(packet.packet_id)):
+                    self._queue(packets)
             case PingReq():
                 self._send(PINGRESP)
             case Subscribe():
@@ -346,11 +340,10 @@ class ServerSession:
     def acknowledge(self, acks: bytes) -> None:
         """Queue PUBACKs (`run.acks()`); call in the order of the messages (par. 4.6). Dropped if the session has ended."""
         if self._state is _State.OPEN:
-            self._out.append(acks)
-            self._unsent += len(acks)
+            self._queue(acks)
 
     def deliver(self, topic: str, payload: bytes, qos: int = 0) -> bool:
-        """Send a message to the device (subscribed or not); raises `Refused` for a bad topic.
+        """Send a message to the device, subscribed or not; raises `Refused` for a bad topic.
 
         QoS 1 waits for its turn behind `in_flight` messages without PUBACK. False = not taken: ended, too large for the client, or
         full (see `Limits`): the new message is refused, because what was taken before it (commands, replies) was promised first.
@@ -359,42 +352,15 @@ class ServerSession:
             return False
         if not qos:
             return self._send(encode_publish(topic, payload, version=self.version))
-        if len(self._in_flight or ()) < self._window and not self._queue:
-            return self._publish(topic, payload)
-        # 13: fixed header, topic length, packet id, no properties, at their longest
-        size = len(topic.encode()) + len(payload) + 13
-        if size > self._packet_maximum or (self._queue is not None and len(self._queue) >= self.limits.queued_messages):
+        if Downlink.room(topic, payload) > self._packet_maximum:
             return False
-        if self._queued_bytes + size > self.limits.queued_bytes:
-            return False
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append((topic, payload))
-        self._queued_bytes += size
-        return True
-
-    def _publish(self, topic: str, payload: bytes) -> bool:
-        taken = self._in_flight if self._in_flight is not None else set()
-        packet_id = self._last_id % 65_535 + 1
-        while packet_id in taken:
-            packet_id = packet_id % 65_535 + 1
-        if not self._send(encode_publish(topic, payload, 1, packet_id, version=self.version)):
-            return False
-        taken.add(packet_id)
-        self._in_flight, self._last_id = taken, packet_id
-        return True
-
-    def _delivered(self, packet_id: int) -> None:
-        """A PUBACK; one for an unknown id is ignored, since it harms nobody."""
-        if self._in_flight is None or packet_id not in self._in_flight:
-            return
-        self._in_flight.remove(packet_id)
-        while self._queue and len(self._in_flight) < self._window:
-            topic, payload = self._queue.popleft()
-            self._queued_bytes -= len(topic.encode()) + len(payload) + 13
-            self._publish(topic, payload)
-        self._queue = self._queue or None
-        self._in_flight = self._in_flight or None
+        if self._downlink is None:
+            limits = self.limits
+            self._downlink = Downlink(self._window, limits.queued_messages, limits.queued_bytes, self.version)
+        packet = self._downlink.offer(topic, payload)
+        if packet:
+            self._queue(packet)
+        return packet is not None
 
     def fail(self, refused: Refused) -> list[Event]:
         """The client broke a rule that its owner checks: MQTT 5 is told why (par. 3.14), 3.1.1 is closed."""
@@ -453,9 +419,12 @@ class ServerSession:
         """Queue a packet unless it is larger than the client takes: such a one is dropped (par. 3.1.2.11.4)."""
         if len(packet) > self._packet_maximum:
             return False
-        self._out.append(packet)
-        self._unsent += len(packet)
+        self._queue(packet)
         return True
+
+    def _queue(self, packets: bytes) -> None:
+        self._out.append(packets)
+        self._unsent += len(packets)
 
     def _say_goodbye(self, packet: Disconnect) -> None:
         if self._state is _State.OPEN and self.version == MQTT_5:
@@ -475,5 +444,4 @@ class ServerSession:
         if self._state is _State.OPEN:
             events.append(Disconnected(None if clean else self._will, clean, cause))
         self._state = _State.CLOSED
-        self._will = self._queue = self._in_flight = None
-        self._queued_bytes = 0
+        self._will = self._downlink = None
