@@ -1,0 +1,184 @@
+"""The front door's sockets. Every rule lives elsewhere: the session (protocols/mqtt), topics, admission, group commit; this is the glue."""
+
+import asyncio
+import time
+from dataclasses import replace
+
+from cloud.access.door import FrontDoor, fingerprint
+from cloud.access.model import Kind, PresenceNote, SessionRow, session_key
+from cloud.access.topics import check_frames, may_listen, uplink_lane
+from cloud.devices.model import Credentials
+from cloud.foundation.clock import now_ms
+from protocols.edgelink.lanes import Lane
+from protocols.errors import Refused
+from protocols.mqtt.codec import Decoder, PublishRun, Will, encode_publish
+from protocols.mqtt.events import ConnectRequested, Disconnected, Event, Published, reason_code
+from protocols.mqtt.packets import MQTT_5
+from protocols.mqtt.session import ServerSession
+
+IN_FLIGHT_MESSAGES = 1_000  # of one connection, at which its socket is read no further until some are on disk
+IN_FLIGHT_BYTES = 1 << 20
+WAITING_BYTES = 64 << 20  # of all connections: any of them that sends more is read no further
+REMEMBERED_TOPICS = 32
+LONGEST_KEEPALIVE_S = 1200
+GOODBYE_S = 5.0  # for a closing socket to take its last bytes
+
+
+class Connection(asyncio.Protocol):
+    """One socket and its session."""
+
+    __slots__ = (
+        "_lanes",
+        "address",
+        "bytes",
+        "closing_since",
+        "credentials",
+        "door",
+        "fingerprint",
+        "messages",
+        "paused",
+        "row",
+        "session",
+        "transport",
+        "writing",
+    )
+
+    def __init__(self, door: FrontDoor) -> None:
+        self.door = door
+        self.session = ServerSession(time.monotonic())
+        self.credentials: Credentials | None = None
+        self.fingerprint = 0
+        self.row = b""
+        self.messages = self.bytes = 0  # gathered and not yet on disk
+        self.closing_since = 0.0
+        self.paused = False
+        self.writing = True
+        self._lanes: dict[str, Lane | None] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.address = "{}:{}".format(*transport.get_extra_info("peername")[:2])
+        self.door.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.door.connections.discard(self)
+        self.handle(self.session.connection_lost())
+
+    def pause_writing(self) -> None:
+        self.writing = False
+
+    def resume_writing(self) -> None:
+        self.writing = True
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        self.handle(self.session.receive(data, time.monotonic()))
+
+    def handle(self, events: list[Event]) -> None:
+        for event in events:
+            if type(event) is Published:
+                self._published(event.run)
+            elif isinstance(event, ConnectRequested):
+                self.door.ask(self, event.connect)
+            elif isinstance(event, Disconnected):
+                self._ended(event)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the session has to say, and read on or stop, as the bounds have it."""
+        session = self.session
+        if self.writing and (output := session.take_output()):
+            self.transport.write(output)
+        if session.should_close:
+            return self._close()
+        waiting = self.messages
+        full = (
+            waiting >= IN_FLIGHT_MESSAGES or self.bytes >= IN_FLIGHT_BYTES or (waiting and self.door.commit.waiting_bytes >= WAITING_BYTES)
+        )
+        if (pause := bool(full) or session.holding) is not self.paused:
+            self.paused = pause
+            self.transport.pause_reading() if pause else self.transport.resume_reading()
+        return None
+
+    def _close(self) -> None:
+        if not self.closing_since:
+            self.closing_since = time.monotonic()
+            if self.session.refusal is not None:
+                self.door.refused[self.session.refusal.reason] += 1
+            self.transport.close()
+
+    def tick(self, now: float) -> None:
+        self.handle(self.session.tick(now, self.paused))
+        if self.closing_since and now > self.closing_since + GOODBYE_S:
+            self.transport.abort()
+
+    def open(self, credentials: Credentials, epoch: int) -> None:
+        """The CONNECT was right."""
+        self.fingerprint = fingerprint(credentials)
+        self.credentials = credentials = replace(credentials, secret=b"")  # it has served its purpose
+        self.row = session_key(
+            SessionRow(credentials.tenant_id, credentials.device_id, credentials.product_key, credentials.device_name, epoch)
+        )
+        self.door.commit.note(Kind.OPENED, self.row, now_ms(), PresenceNote(self.address, ""))
+        keepalive_s = None if 0 < self.session.keepalive_s <= LONGEST_KEEPALIVE_S else LONGEST_KEEPALIVE_S
+        self.handle(
+            self.session.accept(
+                receive_maximum=IN_FLIGHT_MESSAGES,
+                server_keepalive=keepalive_s,
+                allow_filter=lambda topic_filter: may_listen(credentials, topic_filter),
+            )
+        )
+
+    def _published(self, run: PublishRun) -> None:
+        assert self.credentials is not None
+        try:
+            lane = self._lanes[run.topic]
+        except KeyError:
+            try:
+                lane = uplink_lane(self.credentials, run.topic)
+            except Refused as refused:
+                return self._refuse(run, refused)
+            if len(self._lanes) < REMEMBERED_TOPICS:
+                self._lanes[run.topic] = lane
+        if lane is not None:
+            if run.count > 1:  # each frame is taken or refused by itself
+                for n in range(run.count):
+                    self._published(run.part(n, n + 1))
+                return None
+            try:
+                check_frames(run, lane)
+            except Refused as refused:
+                return self._refuse(run, refused)
+        self.door.commit.gather(self, self.row, run, run.acks(), now_ms())
+        self.messages += run.count
+        self.bytes += len(run.data)
+        return None
+
+    def _refuse(self, run: PublishRun, refused: Refused) -> None:
+        """MQTT 5 is told in the PUBACK, in its turn; 3.1.1 has no word for it and is closed."""
+        if self.session.version == MQTT_5 or self.session.should_close:  # the latter: a will
+            self.door.refused[refused.reason] += run.count
+            self.door.commit.acknowledge_in_turn(self, run.acks(reason_code(refused.reason), MQTT_5))
+        else:
+            self.handle(self.session.fail(refused))
+
+    def _ended(self, event: Disconnected) -> None:
+        assert self.credentials is not None
+        self.door.left(self, (self.credentials.product_key, self.credentials.device_name))
+        if event.will is not None:
+            self._publish_will(event.will)
+        self.door.commit.note(Kind.CLOSED, self.row, now_ms(), PresenceNote(self.address, event.cause))
+
+    def _publish_will(self, will: Will) -> None:
+        for run in Decoder().feed(encode_publish(will.topic, will.payload)):
+            assert isinstance(run, PublishRun)
+            self._published(run)
+
+    def committed(self, acks: bytes, messages: int, size: int) -> None:
+        """From group commit: this much is on disk."""
+        self.messages -= messages
+        self.bytes -= size
+        if acks:
+            self.session.acknowledge(acks)
+        self.flush()
