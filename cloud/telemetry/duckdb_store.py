@@ -1,0 +1,300 @@
+"""`TelemetryStore` on DuckDB: one hot table a day and kind; rows, new series, gaps and the position in one transaction."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from cloud.telemetry.model import (
+    DAY_MS,
+    Append,
+    Buckets,
+    Gap,
+    Ints64,
+    Kind,
+    Numbers,
+    Points,
+    Position,
+    Series,
+    SeriesKey,
+    Text,
+    Verdict,
+    judge,
+    numbers_to_arrow,
+)
+from cloud.telemetry.ports import QueryTooSlow
+
+TABLES_A_QUERY: Final = 64  # days in one statement: a year is six statements, not one of 365 branches
+_COLUMNS: Final = {
+    Kind.NUMBER: "series INTEGER NOT NULL, ts BIGINT NOT NULL, v DOUBLE NOT NULL, pos BIGINT NOT NULL",
+    Kind.TEXT: "series INTEGER NOT NULL, ts BIGINT NOT NULL, v VARCHAR NOT NULL, pos BIGINT NOT NULL",
+}
+_PREFIX: Final = {Kind.NUMBER: "hot_", Kind.TEXT: "hot_text_"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What DuckDB may use, and how long one query may take."""
+
+    memory: str = "512MB"
+    threads: int = 2
+    checkpoint: str = "128MB"
+    query_s: float = 10.0
+
+
+class DuckDbStore:
+    """The embedded store. One process owns the file; `append` is called by one thread, queries by any, each with its own cursor."""
+
+    def __init__(self, path: Path, limits: Limits = Limits()) -> None:
+        config: dict[str, Any] = {"memory_limit": limits.memory, "threads": str(limits.threads), "checkpoint_threshold": limits.checkpoint}
+        self._connection: Any = duckdb.connect(str(path), config=config)
+        self._query_s = limits.query_s
+        self._running: dict[int, tuple[float, Any]] = {}  # cursors at work: deadline, cursor
+        self._closing = threading.Event()
+        self._days: dict[Kind, frozenset[int]] = {Kind.NUMBER: frozenset(), Kind.TEXT: frozenset()}
+        self._series: dict[SeriesKey, int] = {}
+        self._by_id: list[Series] = []
+        self._position = Position()
+        self._prepare()
+        self._watchdog = threading.Thread(target=self._interrupt_late, name="query-watchdog", daemon=True)
+        self._watchdog.start()
+
+    def _prepare(self) -> None:
+        execute = self._connection.execute
+        execute("CREATE TABLE IF NOT EXISTS position (stream_id VARCHAR NOT NULL, sequence BIGINT NOT NULL)")
+        execute(
+            "CREATE TABLE IF NOT EXISTS series"
+            " (id INTEGER NOT NULL, product_key VARCHAR NOT NULL, device_name VARCHAR NOT NULL,"
+            " identifier VARCHAR NOT NULL, kind VARCHAR NOT NULL)"
+        )
+        execute(
+            "CREATE TABLE IF NOT EXISTS gap (product_key VARCHAR NOT NULL, device_name VARCHAR NOT NULL, identifier VARCHAR NOT NULL,"
+            " from_ms BIGINT NOT NULL, to_ms BIGINT NOT NULL, count BIGINT, reason VARCHAR NOT NULL)"
+        )
+        held = execute("SELECT stream_id, sequence FROM position").fetchone()
+        if held is None:
+            execute("INSERT INTO position VALUES ('', 0)")
+        else:
+            self._position = Position(*held)
+        for number, product_key, device_name, identifier, kind in execute("SELECT * FROM series ORDER BY id").fetchall():
+            self._enter(Series(number, SeriesKey(product_key, device_name, identifier, Kind(kind))))
+        names = [
+            name for (name,) in execute("SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 'hot\\_%' ESCAPE '\\'").fetchall()
+        ]
+        for kind, prefix in _PREFIX.items():
+            days = (name.removeprefix(prefix).replace("m", "-") for name in names if name.startswith(prefix))
+            self._days[kind] = frozenset(int(day) for day in days if not day.startswith("text_"))
+
+    def _enter(self, series: Series) -> None:
+        self._series[series.key] = series.id
+        self._by_id.append(series)
+
+    def position(self) -> Position:
+        return self._position
+
+    def series(self, after: int, limit: int) -> Sequence[Series]:
+        return self._by_id[after : after + limit]  # ids start at 1 and have no holes
+
+    def find(self, key: SeriesKey) -> int | None:
+        return self._series.get(key)
+
+    # --- append ------------------------------------------------------------------------------------------------------------
+
+    def append(self, append: Append) -> Verdict:
+        verdict = judge(self._position, append)
+        if verdict is not Verdict.APPLIED:
+            return verdict
+        days = {kind: set(held) for kind, held in self._days.items()}
+        execute = self._connection.execute
+        execute("BEGIN")
+        try:
+            self._write(append, days)
+            execute("UPDATE position SET stream_id = ?, sequence = ?", [append.end.stream_id, append.end.sequence])
+            execute("COMMIT")
+        except BaseException:
+            execute("ROLLBACK")
+            raise
+        # Readers see new days, series and the position only now that the rows are durable.
+        self._days = {kind: frozenset(held) for kind, held in days.items()}
+        for series in append.series:
+            self._enter(series)
+        self._position = append.end
+        return verdict
+
+    def _write(self, append: Append, days: dict[Kind, set[int]]) -> None:
+        if append.series:
+            expected = range(len(self._by_id) + 1, len(self._by_id) + 1 + len(append.series))
+            if [series.id for series in append.series] != list(expected):
+                raise ValueError(f"new series must be numbered from {expected.start} on")
+            named = [(s.id, s.key.product_key, s.key.device_name, s.key.identifier, str(s.key.kind)) for s in append.series]
+            self._insert("series", _arrow(named, ("id", "product_key", "device_name", "identifier", "kind")))
+        for day, numbers in _numbers_by_day(append.numbers):
+            self._insert(self._table(Kind.NUMBER, day, days), numbers_to_arrow(numbers))
+        for day, texts in _texts_by_day(append.texts):
+            rows = [(text.series, text.ts, text.json, text.position) for text in texts]
+            self._insert(self._table(Kind.TEXT, day, days), _arrow(rows, ("series", "ts", "v", "pos")))
+        if append.gaps:
+            missing = [(g.product_key, g.device_name, g.identifier, g.from_ms, g.to_ms, g.count, g.reason) for g in append.gaps]
+            self._insert("gap", _arrow(missing, ("product_key", "device_name", "identifier", "from_ms", "to_ms", "count", "reason")))
+
+    def _insert(self, table: str, rows: Any) -> None:
+        self._connection.register("incoming", pa.Table.from_batches([rows]))
+        try:
+            self._connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608 - a name of ours
+        finally:
+            self._connection.unregister("incoming")
+
+    def _table(self, kind: Kind, day: int, days: dict[Kind, set[int]]) -> str:
+        name = _table_name(kind, day)
+        if day not in days[kind]:
+            self._connection.execute(f"CREATE TABLE {name} ({_COLUMNS[kind]})")
+            days[kind].add(day)
+        return name
+
+    # --- queries -----------------------------------------------------------------------------------------------------------
+
+    def points(self, series: int, start: int, end: int, limit: int) -> Points:
+        last = f"SELECT ts, arg_max(v, arrival) AS v, max(pos) AS pos FROM ({{}}) GROUP BY ts ORDER BY ts LIMIT {limit:d}"  # noqa: S608 - an integer
+        return self._collect(series, start, end, last, 0, limit)
+
+    def rows(self, series: int, start: int, end: int, limit: int, skip: int) -> Points:
+        every = f"SELECT ts, v, pos FROM ({{}}) ORDER BY ts, arrival LIMIT {limit + skip:d}"  # noqa: S608 - an integer
+        return self._collect(series, start, end, every, skip, limit)
+
+    def _collect(self, series: int, start: int, end: int, statement: str, skip: int, limit: int) -> Points:
+        """Run the statement over the days of the range, in order, a few days at first, until there are enough rows."""
+        kind = self._by_id[series - 1].key.kind
+        ts: list[Ints64] = []
+        values: list[Any] = []
+        position: list[Ints64] = []
+        found = 0
+        with self._cursor() as cursor:
+            for union in _unions(kind, self._days[kind], series, start, end):
+                rows = cursor.execute(statement.format(union)).fetchnumpy()
+                ts.append(rows["ts"])
+                values.append(rows["v"])
+                position.append(rows["pos"])
+                found += len(rows["ts"])
+                if found >= skip + limit:
+                    break
+        wanted = slice(skip, skip + limit)
+        joined = _join(values, np.float64 if kind is Kind.NUMBER else np.object_)[wanted]
+        return Points(_join(ts, np.int64)[wanted], joined if kind is Kind.NUMBER else joined.tolist(), _join(position, np.int64)[wanted])
+
+    def buckets(self, series: int, start: int, end: int, width: int) -> Buckets:
+        statement = (
+            f"SELECT (ts - {start:d}) // {width:d} AS bucket, min(v) AS low, max(v) AS high, sum(v) AS total, count(*) AS number"  # noqa: S608 - integers
+            " FROM (SELECT ts, arg_max(v, arrival) AS v FROM ({}) GROUP BY ts) GROUP BY bucket ORDER BY bucket"
+        )
+        with self._cursor() as cursor:
+            unions = _unions(Kind.NUMBER, self._days[Kind.NUMBER], series, start, end)
+            pieces = [cursor.execute(statement.replace("{}", union)).fetchnumpy() for union in unions]
+        bucket, low, high, total, number = (
+            _join([piece[name] for piece in pieces], dtype)
+            for name, dtype in (
+                ("bucket", np.int64),
+                ("low", np.float64),
+                ("high", np.float64),
+                ("total", np.float64),
+                ("number", np.int64),
+            )
+        )
+        # A bucket that spans two statements comes twice: fold the pieces.
+        distinct, first = np.unique(bucket, return_index=True)
+        if not len(distinct):
+            return Buckets(distinct, low, high, total, number)
+        total, number = np.add.reduceat(total, first), np.add.reduceat(number, first)
+        return Buckets(distinct * width + start, np.minimum.reduceat(low, first), np.maximum.reduceat(high, first), total / number, number)
+
+    def gaps(self, product_key: str, device_name: str, identifier: str, start: int, end: int, limit: int) -> Sequence[Gap]:
+        with self._cursor() as cursor:
+            rows = cursor.execute(
+                "SELECT * FROM gap WHERE product_key IN (?, '') AND device_name IN (?, '') AND identifier IN (?, '')"
+                " AND from_ms < ? AND to_ms > ? ORDER BY from_ms, to_ms LIMIT ?",
+                [product_key, device_name, identifier, end, start, limit],
+            ).fetchall()
+        return [Gap(*row) for row in rows]
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        """A cursor of this query's own, interrupted by the watchdog after its time. Raises QueryTooSlow."""
+        cursor = self._connection.cursor()
+        self._running[id(cursor)] = (time.monotonic() + self._query_s, cursor)
+        try:
+            yield cursor
+        except duckdb.InterruptException as error:
+            raise QueryTooSlow(f"the query took longer than {self._query_s:g} s; ask for a shorter range or fewer buckets") from error
+        finally:
+            del self._running[id(cursor)]
+            cursor.close()
+
+    def _interrupt_late(self) -> None:
+        while not self._closing.wait(min(0.25, self._query_s / 4)):
+            now = time.monotonic()
+            for deadline, cursor in list(self._running.values()):
+                if now > deadline:
+                    cursor.interrupt()
+
+    def close(self) -> None:
+        if not self._closing.is_set():
+            self._closing.set()
+            self._watchdog.join()
+            self._connection.close()
+
+
+def _table_name(kind: Kind, day: int) -> str:
+    return f"{_PREFIX[kind]}{day}".replace("-", "m")
+
+
+def _arrow(rows: Sequence[tuple[Any, ...]], names: Sequence[str]) -> Any:
+    return pa.RecordBatch.from_arrays([pa.array(column) for column in zip(*rows, strict=True)], names=list(names))
+
+
+def _numbers_by_day(numbers: Numbers) -> Iterator[tuple[int, Numbers]]:
+    """The rows of each day, in the order they came."""
+    if not len(numbers):
+        return
+    day = numbers.ts // DAY_MS
+    first = int(day[0])
+    if (day == first).all():
+        yield first, numbers
+        return
+    order = np.argsort(day, kind="stable")
+    day = day[order]
+    starts = np.flatnonzero(np.diff(day, prepend=day[0] - 1))
+    for begin, stop in zip(starts, [*starts[1:], len(day)], strict=True):
+        rows = order[begin:stop]
+        yield int(day[begin]), Numbers(numbers.series[rows], numbers.ts[rows], numbers.value[rows], numbers.position[rows])
+
+
+def _texts_by_day(texts: Sequence[Text]) -> Iterator[tuple[int, list[Text]]]:
+    days: dict[int, list[Text]] = {}
+    for text in texts:
+        days.setdefault(text.ts // DAY_MS, []).append(text)
+    yield from sorted(days.items())
+
+
+def _unions(kind: Kind, days: frozenset[int], series: int, start: int, end: int) -> Iterator[str]:
+    """Sub-selects over the days that the range touches: one day first, then ever more, so that a short page stays cheap."""
+    touched = sorted(day for day in days if day >= start // DAY_MS and day <= (end - 1) // DAY_MS)
+    begin, number = 0, 1
+    while begin < len(touched):
+        tables = [_table_name(kind, day) for day in touched[begin : begin + number]]
+        wanted = f"series = {series:d} AND ts >= {start:d} AND ts < {end:d}"
+        branches = [f"SELECT ts, v, pos, rowid AS arrival FROM {table} WHERE {wanted}" for table in tables]  # noqa: S608 - names and numbers
+        yield " UNION ALL ".join(branches)
+        begin, number = begin + number, min(2 * number, TABLES_A_QUERY)
+
+
+def _join(pieces: Sequence[Any], dtype: Any) -> Any:
+    """The pieces as one array, plain (DuckDB hands out masked arrays where a column could hold NULL)."""
+    if not pieces:
+        return np.empty(0, dtype)
+    return np.concatenate([np.asarray(piece) for piece in pieces]).astype(dtype, copy=False)

@@ -1,0 +1,51 @@
+"""What telemetry needs of an engine."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cloud.telemetry.model import Append, Buckets, Gap, Points, Position, Series, SeriesKey, Verdict
+from protocols.errors import TryAgain
+
+
+class QueryTooSlow(TryAgain):
+    """A query ran into its time limit and was interrupted."""
+
+
+class TelemetryStore(Protocol):
+    """Columns with a position. Calls block: `append` is for one thread, the others for any. Ranges are [start, end) in ms."""
+
+    def position(self) -> Position:
+        """The end of the last append that was applied."""
+        ...
+
+    def series(self, after: int, limit: int) -> Sequence[Series]:
+        """Up to `limit` series with an id above `after`, in order of id."""
+        ...
+
+    def find(self, key: SeriesKey) -> int | None:
+        """The id of a series, or None when nothing was ever stored in it."""
+        ...
+
+    def append(self, append: Append) -> Verdict:
+        """Apply it durably and whole, or say why not. Repeating one that was applied answers HAVE and changes nothing."""
+        ...
+
+    def points(self, series: int, start: int, end: int, limit: int) -> Points:
+        """The first `limit` samples; of several with one ms the last appended."""
+        ...
+
+    def rows(self, series: int, start: int, end: int, limit: int, skip: int) -> Points:
+        """Every stored row, duplicates too, in order of ms and arrival, after leaving out the first `skip`."""
+        ...
+
+    def buckets(self, series: int, start: int, end: int, width: int) -> Buckets:
+        """Minimum, maximum, average and count of each `width` ms from `start` on, duplicates removed; numeric series only."""
+        ...
+
+    def gaps(self, product_key: str, device_name: str, identifier: str, start: int, end: int, limit: int) -> Sequence[Gap]:
+        """Gaps of this property, or of all of its device, that overlap the range; in order of time."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the files. Closing twice is harmless."""
+        ...

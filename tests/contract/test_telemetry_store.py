@@ -1,0 +1,195 @@
+"""What every telemetry store promises (cloud/telemetry/ports.py)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud.telemetry.duckdb_store import DuckDbStore
+from cloud.telemetry.model import DAY_MS, Append, Gap, Kind, Numbers, Position, Series, SeriesKey, Text, Verdict
+from cloud.telemetry.ports import TelemetryStore
+
+POWER = SeriesKey("stove", "s1", "power")
+MODE = SeriesKey("stove", "s1", "mode", Kind.TEXT)
+EVER = (-(2**53), 2**53)
+
+Open = Callable[[], TelemetryStore]
+
+
+@pytest.fixture(params=["duckdb"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Opens the store; opening again means that the process was started again."""
+    stores: list[TelemetryStore] = []
+
+    def reopen() -> TelemetryStore:
+        for store in stores:
+            store.close()
+        stores.append(DuckDbStore(tmp_path / "telemetry.duckdb"))
+        return stores[-1]
+
+    yield reopen
+    for store in stores:
+        store.close()
+
+
+def at(sequence: int, stream_id: str = "s") -> Position:
+    return Position(stream_id, sequence) if sequence or stream_id != "s" else Position()
+
+
+def numbers(*rows: tuple[int, int, float], position: int = 1) -> Numbers:
+    series, ts, value = zip(*rows, strict=True)
+    return Numbers(np.array(series, np.int32), np.array(ts, np.int64), np.array(value, np.float64), np.full(len(rows), position))
+
+
+def first(rows: Numbers, *, end: int = 1, series: Sequence[Series] = (Series(1, POWER),)) -> Append:
+    return Append(Position(), at(end), series=series, numbers=rows)
+
+
+def listed(store: TelemetryStore, series: int = 1, start: int = EVER[0], end: int = EVER[1], limit: int = 100) -> list[tuple[int, object]]:
+    points = store.points(series, start, end, limit)
+    return list(zip(points.ts.tolist(), list(points.values), strict=True))
+
+
+def test_what_was_appended_is_there_in_order_of_time_after_a_restart(open_store: Open) -> None:
+    store = open_store()
+    assert store.append(first(numbers((1, 2000, 2.5), (1, 1000, 1.5)))) is Verdict.APPLIED
+    store = open_store()
+    assert listed(store) == [(1000, 1.5), (2000, 2.5)]
+    assert store.position() == at(1)
+    assert store.find(POWER) == 1
+    assert list(store.series(0, 10)) == [Series(1, POWER)]
+
+
+def test_repeating_an_append_answers_have_and_adds_nothing(open_store: Open) -> None:
+    store = open_store()
+    append = first(numbers((1, 1000, 1.0)))
+    store.append(append)
+    assert store.append(append) is Verdict.HAVE
+    store = open_store()
+    assert store.append(append) is Verdict.HAVE
+    assert len(store.rows(1, *EVER, 10, 0)) == 1
+
+
+def test_an_append_that_does_not_begin_at_the_position_is_refused_whole(open_store: Open) -> None:
+    store = open_store()
+    store.append(first(numbers((1, 1000, 1.0))))
+    for start in (Position(), at(2), Position("other", 1)):
+        late = Append(start, at(3), series=[Series(2, MODE)], numbers=numbers((1, 9000, 9.0)), gaps=[Gap("stove", "s1", "", 0, 9, 1, "x")])
+        assert store.append(late) is Verdict.REFUSED
+    assert listed(store) == [(1000, 1.0)]
+    assert store.find(MODE) is None
+    assert store.gaps("stove", "s1", "power", *EVER, 10) == []
+    assert store.position() == at(1)
+
+
+def test_an_append_may_move_the_store_to_another_stream(open_store: Open) -> None:
+    store = open_store()
+    store.append(first(numbers((1, 1000, 1.0)), end=7))
+    moved = Append(at(7), Position("anew", 0), gaps=[Gap("", "", "", 1000, 5000, None, "stream_lost")])
+    assert store.append(moved) is Verdict.APPLIED
+    assert store.append(moved) is Verdict.HAVE
+    assert store.append(Append(Position("anew", 0), Position("anew", 1), numbers=numbers((1, 5000, 5.0)))) is Verdict.APPLIED
+    assert [gap.reason for gap in store.gaps("any", "device", "at all", *EVER, 10)] == ["stream_lost"]
+
+
+def test_of_several_samples_in_one_ms_the_last_counts_and_raw_rows_keep_all(open_store: Open) -> None:
+    store = open_store()
+    store.append(first(numbers((1, 1000, 1.0), (1, 1000, 2.0), (1, 2000, 3.0))))
+    store.append(Append(at(1), at(2), numbers=numbers((1, 1000, 0.5), position=2)))
+    assert listed(store) == [(1000, 0.5), (2000, 3.0)]
+    rows = store.rows(1, *EVER, 10, 0)
+    assert list(zip(rows.ts.tolist(), list(rows.values), rows.position.tolist(), strict=True)) == [
+        (1000, 1.0, 1),
+        (1000, 2.0, 1),
+        (1000, 0.5, 2),
+        (2000, 3.0, 1),
+    ]
+    assert store.rows(1, *EVER, 2, 1).values.tolist() == [2.0, 0.5]  # type: ignore[union-attr]
+
+
+def test_a_range_takes_its_start_and_not_its_end_and_stops_at_the_limit(open_store: Open) -> None:
+    store = open_store()
+    store.append(first(numbers(*((1, ts, float(ts)) for ts in range(10)))))
+    assert [ts for ts, _ in listed(store, start=3, end=7)] == [3, 4, 5, 6]
+    assert [ts for ts, _ in listed(store, start=3, end=7, limit=2)] == [3, 4]
+    assert listed(store, start=7, end=7) == []
+
+
+def test_days_of_any_age_are_one_history(open_store: Open) -> None:
+    days = [-3, 0, 1, 2, 19_000, 20_000, 20_001, 30_000]
+    store = open_store()
+    rows = [(1, day * DAY_MS + ms, float(day)) for day in reversed(days) for ms in (0, DAY_MS - 1)]
+    store.append(first(numbers(*rows)))
+    for again in range(2):
+        store = open_store() if again else store
+        assert [ts for ts, _ in listed(store)] == sorted(ts for _, ts, _ in rows)
+        assert len(listed(store, limit=5)) == 5
+        assert store.rows(1, *EVER, 3, 4).ts.tolist() == sorted(ts for _, ts, _ in rows)[4:7]
+        assert store.buckets(1, -3 * DAY_MS, 30_001 * DAY_MS, 30_004 * DAY_MS).count.tolist() == [16]
+
+
+def test_many_days_need_more_than_one_statement_and_still_make_one_answer(open_store: Open) -> None:
+    store = open_store()
+    store.append(first(numbers(*((1, day * DAY_MS, float(day)) for day in range(200)))))
+    assert [value for _, value in listed(store, limit=1000)] == [float(day) for day in range(200)]
+    assert [ts for ts, _ in listed(store, limit=7)] == [day * DAY_MS for day in range(7)]
+    buckets = store.buckets(1, 0, 200 * DAY_MS, 150 * DAY_MS)
+    assert (buckets.count.tolist(), buckets.average.tolist()) == ([150, 50], [74.5, 174.5])
+
+
+def test_buckets_are_cut_from_the_start_and_count_each_ms_once(open_store: Open) -> None:
+    store = open_store()
+    store.append(first(numbers((1, 100, 9.0), (1, 100, 1.0), (1, 109, 3.0), (1, 110, 7.0), (1, 139, 5.0), (1, 140, 99.0))))
+    buckets = store.buckets(1, 100, 140, 10)
+    assert buckets.start.tolist() == [100, 110, 130]
+    assert buckets.minimum.tolist() == [1.0, 7.0, 5.0]
+    assert buckets.maximum.tolist() == [3.0, 7.0, 5.0]
+    assert buckets.average.tolist() == [2.0, 7.0, 5.0]
+    assert buckets.count.tolist() == [2, 1, 1]
+    assert len(store.buckets(1, 200, 300, 10).start) == 0
+
+
+def test_texts_are_kept_as_they_were(open_store: Open) -> None:
+    store = open_store()
+    texts = [Text(2, 1000, '"蒸"', 1), Text(2, 2 * DAY_MS, '{"a":9007199254740993}', 1), Text(2, 1000, '"烤"', 1)]
+    store.append(Append(Position(), at(1), series=[Series(1, POWER), Series(2, MODE)], texts=texts))
+    assert listed(open_store(), 2) == [(1000, '"烤"'), (2 * DAY_MS, '{"a":9007199254740993}')]
+
+
+def test_a_gap_answers_for_its_property_or_for_all_of_its_device(open_store: Open) -> None:
+    store = open_store()
+    one = Gap("stove", "s1", "power", 1000, 2000, 3, "missed_poll")
+    whole = Gap("stove", "s1", "", 5000, 6000, None, "agent_down")
+    other = Gap("stove", "s2", "", 0, 9000, None, "agent_down")
+    store.append(Append(Position(), at(1), gaps=[whole, one, other]))
+    assert list(store.gaps("stove", "s1", "power", *EVER, 10)) == [one, whole]
+    assert list(store.gaps("stove", "s1", "mode", *EVER, 10)) == [whole]
+    assert list(store.gaps("stove", "s1", "power", 2000, 5000, 10)) == []  # bounds are exclusive
+    assert list(store.gaps("stove", "s1", "power", 1999, 5001, 10)) == [one, whole]
+    assert list(store.gaps("stove", "s1", "power", *EVER, 1)) == [one]
+
+
+def test_series_are_handed_out_in_pages(open_store: Open) -> None:
+    store = open_store()
+    series = [Series(n, SeriesKey("stove", f"s{n}", "power")) for n in range(1, 8)]
+    store.append(Append(Position(), at(1), series=series))
+    assert [s.id for s in store.series(2, 3)] == [3, 4, 5]
+    assert list(store.series(7, 3)) == []
+    assert list(open_store().series(0, 100)) == series
+
+
+def test_a_failed_append_leaves_nothing_behind(open_store: Open) -> None:
+    store = open_store()
+    holed = Append(Position(), at(1), series=[Series(5, POWER)], numbers=numbers((5, 0, 1.0)))
+    with pytest.raises(ValueError, match="numbered from 1"):
+        store.append(holed)
+    assert store.position() == Position()
+    assert store.append(first(numbers((1, 0, 1.0)))) is Verdict.APPLIED
+    assert listed(store) == [(0, 1.0)]
+
+
+def test_closing_twice_is_harmless(open_store: Open) -> None:
+    store = open_store()
+    store.close()
+    store.close()
