@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import msgspec
 
 from protocols.alink.codes import Code, code_of, explain
+from protocols.alink.envelope import NO_ID, MessageRefused
 from protocols.alink.messages import (
-    NO_ID,
     EventPost,
-    MessageRefused,
     Post,
     Reply,
     check_times,
@@ -43,8 +42,9 @@ def refused_data(refused: Mapping[str, Refused]) -> bytes:
 
 def refusal(error: Refused, method: str) -> bytes | None:
     """The reply to a message refused as a whole; None when the device wants no reply."""
-    id, wants_reply = (error.id, error.wants_reply) if isinstance(error, MessageRefused) else (NO_ID, True)  # noqa: A001  # the envelope's word
-    return reply(id, method, code_of(error), message=str(error)) if wants_reply else None
+    if not isinstance(error, MessageRefused):
+        return reply(NO_ID, method, code_of(error), message=str(error))
+    return reply(error.id, method, code_of(error), message=str(error)) if error.wants_reply else None
 
 
 @dataclass(slots=True)

@@ -1,55 +1,50 @@
-"""The Alink envelope, both ways (alink.md par. 3 and 5). JSON of devices is decoded here and nowhere else."""
+"""Alink messages, both ways (alink.md par. 5). JSON of devices is decoded here and nowhere else."""
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Union
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET, Raw
 
 from protocols.alink.codes import Code
+from protocols.alink.envelope import NO_ID, UNREADABLE, MessageRefused, check_utf8, open_envelope, read_id, read_part
+from protocols.alink.typed import Form
 from protocols.errors import Reason, Refused
-from protocols.thing.datatypes import (
-    EXACT_INTEGER,
-    LATEST_MS,
-    BoolType,
-    DataType,
-    DateType,
-    EnumType,
-    FloatType,
-    IntType,
-    StructType,
-    TextType,
-    Value,
-)
+from protocols.thing.datatypes import LATEST_MS, DataType, StructType, Value
 from protocols.thing.model import ThingModel
+
+__all__ = [
+    "EventPost",
+    "MessageRefused",
+    "Post",
+    "PostDecoder",
+    "Reply",
+    "Request",
+    "check_times",
+    "decode_event",
+    "decode_reply",
+    "decode_request",
+    "event_post",
+    "post_decoder",
+    "property_post",
+    "property_set",
+    "reply",
+]
 
 MOST_PROPERTIES = 200
 AHEAD_MS = 24 * 3600 * 1000  # a clock may be wrong by a day, not more
-NO_ID = b'"0"'  # what a reply echoes when the id could not be read
 
-_LONGEST_ID = 256
 _MOST_SHAPES = 1024  # a device that invents subsets of its properties must not fill memory
+_MOST_FORMS = 64
 _NOTHING_REFUSED: Mapping[str, Refused] = MappingProxyType({})
-_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # what msgspec raises on bytes, all of it
-_PROPERTY_POST = "thing.event.property.post"
-_PROPERTY_SET = "thing.service.property.set"
-
-
-class MessageRefused(Refused):
-    """A message refused as a whole; `id` (raw JSON) and `wants_reply` say how to answer it."""
-
-    def __init__(self, reason: Reason, message: str, id: bytes = NO_ID, wants_reply: bool = True) -> None:  # noqa: A002  # the envelope's word
-        super().__init__(reason, message)
-        self.id, self.wants_reply = id, wants_reply
 
 
 class Post(msgspec.Struct, frozen=True, gc=False):
     """A property post, by column. `identifiers` is the same object for every post of the same shape.
 
-    `id` is the raw JSON text. Numeric values are float or int within +-2^53. `times` is None when no property carries one.
+    `id` is the raw JSON text. Numeric values are float or int within +-2^53. `times` (UTC ms) is None when no property carries one.
     `refused` holds what was left out, by identifier.
     """
 
@@ -73,7 +68,7 @@ class EventPost(msgspec.Struct, frozen=True, gc=False):
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
-    """A request of either side with `params` as an object, not yet checked against a model."""
+    """A request with `params` not yet checked against a model; `id` is raw JSON."""
 
     id: bytes
     wants_reply: bool
@@ -90,17 +85,6 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     message: str = ""
 
 
-class _Sys(msgspec.Struct, gc=False):
-    ack: int = 1
-
-
-class _Envelope(msgspec.Struct, gc=False):
-    params: Raw = Raw()
-    id: Raw = Raw()
-    sys: Raw = Raw()
-    method: Raw = Raw()
-
-
 class _ReplyEnvelope(msgspec.Struct, gc=False):
     id: Raw
     code: int | str
@@ -108,116 +92,118 @@ class _ReplyEnvelope(msgspec.Struct, gc=False):
     message: object = ""
 
 
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_reply = msgspec.json.Decoder(_ReplyEnvelope).decode
-_decode_sys = msgspec.json.Decoder(_Sys | None).decode
-_decode_parts = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.encode
+_columns = msgspec.structs.astuple
 
 
 class PostDecoder:
-    """Property posts of one thing model: a typed decoder for bare values, one for `{"value", "time"}`, and a patient path for the rest."""
+    """Property posts of one thing model.
 
-    __slots__ = ("_bare", "_fixes", "_names", "_shapes", "_timed", "_timed_last", "model")
+    Tried first is the form that succeeded last, and after two posts of one shape a form made for that shape; then any subset of
+    bare values, any subset of `{"value", "time"}`; then the patient path, which finds a reason for each property that does not fit.
+    """
+
+    __slots__ = ("_bare", "_forms", "_last", "_seen", "_shapes", "_timed", "_types", "model")
 
     def __init__(self, model: ThingModel) -> None:
         self.model = model
-        self._names = tuple(model.properties)
-        self._shapes: dict[tuple[str, ...], tuple[str, ...]] = {self._names: self._names}
-        types = [_fast_type(entry.data_type) for entry in model.properties.values()]
-        self._fixes = [
-            (position, entry.data_type.coerce)
-            for position, entry in enumerate(model.properties.values())
-            if not isinstance(entry.data_type, IntType | FloatType | EnumType | TextType)
-        ]
-        self._bare: Callable[[bytes], Any] = _compile(self._names, types)
-        self._timed: Callable[[bytes], Any] = _compile(self._names, [_stamped(kind) for kind in types])
-        self._timed_last = False
+        self._types = {name: entry.data_type for name, entry in model.properties.items()}
+        self._bare = Form(self._types, timed=False, fixed=False)
+        self._timed = Form(self._types, timed=True, fixed=False)
+        self._forms: dict[tuple[tuple[str, ...], bool], Form] = {}
+        self._last = self._bare
+        self._seen: tuple[tuple[str, ...], bool] | None = None  # the shape of the post before, if a general form read it
+        self._shapes: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def decode(self, payload: bytes | memoryview) -> Post:
         """Raises `MessageRefused` (BAD_JSON, BAD_ENVELOPE, TOO_MANY); a property that does not fit is in `refused` instead."""
         if type(payload) is not bytes:
             payload = bytes(payload)
-        _check_utf8(payload)
-        timed = self._timed_last
+        if not payload.isascii():
+            check_utf8(payload)
+        form = self._last
         try:
-            message = (self._timed if timed else self._bare)(payload)
-        except _UNREADABLE:
-            timed = not timed
+            message = form.decode(payload)
+        except UNREADABLE:
+            form, message = self._decode_generally(payload, form)
+            if message is None:
+                return self.decode_patiently(payload)
+        columns: Any = _columns(message.params)
+        if form.coercions:
             try:
-                message = (self._timed if timed else self._bare)(payload)
-            except _UNREADABLE:
-                return self._decode_patiently(payload)
-            self._timed_last = timed
-        row: Any = msgspec.structs.astuple(message.params)
-        if self._fixes:
-            try:
-                row = self._fixed(row, timed)
+                columns = _coerced(columns, form)
             except Refused:
-                return self._decode_patiently(payload)
-        present = [part for part in row if part is not UNSET]
-        if len(present) == len(row):
-            names = self._names
-        else:
-            names = self._shape([name for name, part in zip(self._names, row, strict=True) if part is not UNSET])
-        if len(names) > MOST_PROPERTIES:
-            return self._decode_patiently(payload)
+                return self.decode_patiently(payload)
+        names = form.names
+        if not form.fixed:
+            columns = [part for part in columns if part is not UNSET]
+            names = self._recognise(form, _columns(message.params), len(columns))
+            if len(names) > MOST_PROPERTIES:
+                return self.decode_patiently(payload)
         times = None
-        if timed:
-            times = tuple([part.time for part in present])
-            present = [part.value for part in present]
-            if None in times and not any(time is not None for time in times):
+        if form.timed:
+            times = tuple([part.time for part in columns])
+            columns = [part.value for part in columns]
+            if not form.fixed and times.count(None) == len(times):
                 times = None
-        id = _read_id(bytes(message.id))  # noqa: A001  # the envelope's word
-        return Post(
-            id or NO_ID,
-            id is not None and (message.sys is None or message.sys.ack != 0),
-            names,
-            tuple(present),
-            times,
-        )
+        raw_id = read_id(bytes(message.id))
+        wants_reply = raw_id is not None and (message.sys is None or message.sys.ack != 0)
+        return Post(raw_id or NO_ID, wants_reply, names, tuple(columns), times)
 
-    def _fixed(self, row: tuple[Any, ...], timed: bool) -> list[Any]:
-        """`row` with what the typed decoder leaves open coerced; raises `Refused`."""
-        fixed = list(row)
-        for position, coerce in self._fixes:
-            part = fixed[position]
-            if part is not UNSET:
-                if timed:
-                    part.value = coerce(part.value)
-                else:
-                    fixed[position] = coerce(part)
-        return fixed
+    def _decode_generally(self, payload: bytes, tried: Form) -> tuple[Form, Any]:
+        first, second = (self._timed, self._bare) if tried.timed else (self._bare, self._timed)
+        for form in (first, second):
+            if form is not tried:
+                try:
+                    message = form.decode(payload)
+                except UNREADABLE:
+                    continue
+                self._last = form
+                return form, message
+        return tried, None
 
-    def _shape(self, names: list[str]) -> tuple[str, ...]:
-        key = tuple(names)
-        known = self._shapes.get(key)
+    def _recognise(self, form: Form, columns: tuple[Any, ...], count: int) -> tuple[str, ...]:
+        """The names of a post that a general form read; two of one shape in a row are worth a form of their own."""
+        names = form.names if count == len(columns) else tuple([n for n, v in zip(form.names, columns, strict=True) if v is not UNSET])
+        names = self._intern(names)
+        shape = (names, form.timed and all(part is UNSET or part.time is not None for part in columns))
+        if shape == self._seen and shape[1] is form.timed and 0 < count <= MOST_PROPERTIES:
+            own = self._forms.get(shape)
+            if own is None and len(self._forms) < _MOST_FORMS:
+                own = self._forms[shape] = Form({name: self._types[name] for name in names}, timed=form.timed, fixed=True)
+                own.names = names
+            self._last = own or self._last
+        self._seen = shape
+        return names
+
+    def _intern(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = self._shapes.get(names)
         if known is None:
             if len(self._shapes) >= _MOST_SHAPES:
-                self._shapes.clear()
-                self._shapes[self._names] = self._names
-            known = self._shapes[key] = key
+                self._shapes = {form.names: form.names for form in self._forms.values()}
+            known = self._shapes[names] = names
         return known
 
-    def _decode_patiently(self, payload: bytes) -> Post:
+    def decode_patiently(self, payload: bytes) -> Post:
         """The same post with a reason for each property that does not fit."""
-        id, wants_reply, parts = _open(payload)  # noqa: A001  # the envelope's word
-        if len(parts) > MOST_PROPERTIES:
-            raise MessageRefused(Reason.TOO_MANY, f"{len(parts)} properties, at most {MOST_PROPERTIES} allowed", id, wants_reply)
+        opened = open_envelope(payload)
+        if len(opened.params) > MOST_PROPERTIES:
+            raise opened.refuse(Reason.TOO_MANY, f"{len(opened.params)} properties, at most {MOST_PROPERTIES} allowed")
         refused: dict[str, Refused] = {
             name[:64]: Refused(Reason.UNKNOWN_IDENTIFIER, f"{name[:64]}: no such property in the thing model")
-            for name in parts
-            if name not in self.model.properties
+            for name in opened.params
+            if name not in self._types
         }
         names: list[str] = []
         values: list[Value] = []
         times: list[int | None] = []
-        for name, entry in self.model.properties.items():  # in the model's order, as the fast path has it
-            if name not in parts:
+        for name, data_type in self._types.items():  # in the model's order, as the typed forms have it
+            if name not in opened.params:
                 continue
             try:
-                value, time = _unwrap(_decode_part(parts[name], name, id, wants_reply), entry.data_type, name)
-                values.append(entry.data_type.coerce(value, name))
+                value, time = _unwrap(read_part(opened, name), data_type, name)
+                values.append(data_type.coerce(value, name))
             except MessageRefused:
                 raise
             except Refused as error:
@@ -225,8 +211,27 @@ class PostDecoder:
                 continue
             names.append(name)
             times.append(time)
-        stamped = any(time is not None for time in times)
-        return Post(id, wants_reply, self._shape(names), tuple(values), tuple(times) if stamped else None, refused or _NOTHING_REFUSED)
+        stamps = tuple(times) if times.count(None) < len(times) else None
+        return Post(opened.id, opened.wants_reply, self._intern(tuple(names)), tuple(values), stamps, refused or _NOTHING_REFUSED)
+
+
+def _coerced(columns: tuple[Any, ...], form: Form) -> list[Any]:
+    """`columns` with what the typed decoder leaves open coerced; raises `Refused`."""
+    coerced = list(columns)
+    for position, coerce in form.coercions:
+        part = coerced[position]
+        if part is not UNSET:
+            if form.timed:
+                part.value = coerce(part.value)
+            else:
+                coerced[position] = coerce(part)
+    return coerced
+
+
+@lru_cache(maxsize=1024)
+def post_decoder(model: ThingModel) -> PostDecoder:
+    """The one decoder of `model`: compiling it costs milliseconds, so devices of a product share it."""
+    return PostDecoder(model)
 
 
 def check_times(post: Post, now_ms: int) -> Post:
@@ -241,21 +246,9 @@ def check_times(post: Post, now_ms: int) -> Post:
             refused[name] = Refused(Reason.BAD_TIME, f"{name}: the time {time} is more than 24 h ahead")
         else:
             kept.append((name, value, time))
-    times = tuple(time for _, _, time in kept)
-    return Post(
-        post.id,
-        post.wants_reply,
-        tuple(name for name, _, _ in kept),
-        tuple(value for _, value, _ in kept),
-        times if any(time is not None for time in times) else None,
-        refused,
-    )
-
-
-@lru_cache(maxsize=1024)
-def post_decoder(model: ThingModel) -> PostDecoder:
-    """The one decoder of `model`: compiling it costs a millisecond, so devices of a product share it."""
-    return PostDecoder(model)
+    names, values, times = zip(*kept, strict=True) if kept else ((), (), ())
+    stamps = times if times.count(None) < len(times) else None
+    return Post(post.id, post.wants_reply, names, values, stamps, refused)
 
 
 def decode_event(model: ThingModel, identifier: str, payload: bytes, now_ms: int | None = None) -> EventPost:
@@ -263,30 +256,30 @@ def decode_event(model: ThingModel, identifier: str, payload: bytes, now_ms: int
 
     With `now_ms` a time more than 24 h ahead of it is refused.
     """
-    id, wants_reply, parts = _open(payload)  # noqa: A001  # the envelope's word
+    opened = open_envelope(bytes(payload))
     event = model.events.get(identifier)
     if event is None:
-        raise MessageRefused(Reason.UNKNOWN_EVENT, f"{identifier[:64]}: no such event in the thing model", id, wants_reply)
+        raise opened.refuse(Reason.UNKNOWN_EVENT, f"{identifier[:64]}: no such event in the thing model")
     found: dict[str, object] = {}
     refused: dict[str, Refused] = {}
-    for name, part in parts.items():
+    for name in opened.params:
         try:
-            found[name] = _decode_part(part, name, id, wants_reply)
+            found[name] = read_part(opened, name)
         except MessageRefused:
             raise
         except Refused as error:
             refused[name[:64]] = _settled(error)
     time: int | None = None
     inner = found.get("value")
-    # An event with an output named `value` that is itself an object: only the thing model can tell the forms apart.
+    # An event with an output named `value` that is an object itself: only the thing model can tell the forms apart.
     bare = "value" in event.output and _fits(event.output["value"], inner)
     if isinstance(inner, dict) and found.keys() <= {"value", "time"} and not bare:
         try:
             time = _time(found.get("time"), "time")
         except Refused as error:
-            raise MessageRefused(error.reason, str(error), id, wants_reply) from error
+            raise opened.refuse(error.reason, str(error)) from error
         if time is not None and now_ms is not None and time > now_ms + AHEAD_MS:
-            raise MessageRefused(Reason.BAD_TIME, f"the time {time} is more than 24 h ahead", id, wants_reply)
+            raise opened.refuse(Reason.BAD_TIME, f"the time {time} is more than 24 h ahead")
         found = inner
     output: dict[str, Value] = {}
     for name, value in found.items():
@@ -297,133 +290,7 @@ def decode_event(model: ThingModel, identifier: str, payload: bytes, now_ms: int
             output[name] = data_type.coerce(value, name)
         except Refused as error:
             refused[name[:64]] = _settled(error)
-    return EventPost(id, wants_reply, identifier, output, time, refused or _NOTHING_REFUSED)
-
-
-def decode_request(payload: bytes) -> Request:
-    """A request without a model, as a device reads a property set; raises `MessageRefused` (BAD_JSON, BAD_ENVELOPE)."""
-    id, wants_reply, parts = _open(payload)  # noqa: A001  # the envelope's word
-    try:
-        method = msgspec.json.decode(bytes(_decode_envelope(payload).method) or b'""')
-        params = {name: msgspec.json.decode(part) for name, part in parts.items()}
-    except _UNREADABLE as error:
-        raise MessageRefused(Reason.BAD_JSON, f"not JSON: {error}", id, wants_reply) from error
-    return Request(id, wants_reply, method if isinstance(method, str) else "", params)
-
-
-def decode_reply(payload: bytes) -> Reply:
-    """A device's answer, which may lack message, method and version; raises `Refused` (BAD_JSON, BAD_ENVELOPE)."""
-    _check_utf8(payload)
-    try:
-        found = _decode_reply(payload)
-        code, id = int(found.code), msgspec.json.decode(found.id)  # noqa: A001  # the envelope's word
-    except (msgspec.ValidationError, OverflowError) as error:
-        raise MessageRefused(Reason.BAD_ENVELOPE, f"not a reply: {error}") from error
-    except _UNREADABLE as error:
-        raise MessageRefused(Reason.BAD_JSON, f"not JSON: {error}") from error
-    if isinstance(id, bool) or not isinstance(id, str | int) or len(found.id) > _LONGEST_ID:
-        raise MessageRefused(Reason.BAD_ENVELOPE, "a reply needs an id, a string or a whole number")
-    return Reply(str(id), code, found.data, found.message if isinstance(found.message, str) else "")
-
-
-def reply(id: bytes, method: str, code: int = Code.DONE, data: bytes = b"{}", message: str = "success") -> bytes:  # noqa: A002  # the envelope's word
-    """All six fields, always: an SDK drops a reply that lacks one. `id` and `data` are raw JSON."""
-    return b'{"id":%b,"code":%d,"data":%b,"message":%b,"method":"%b","version":"1.0"}' % (
-        id,
-        code,
-        data,
-        b'"success"' if message == "success" else _encode(message),
-        method.encode(),
-    )
-
-
-def property_set(id: str | int, params: Mapping[str, object]) -> bytes:  # noqa: A002  # the envelope's word
-    """What the server asks of a device. `id` is decimal digits up to 4294967295, sent as a string: the one form every SDK takes."""
-    return _request(id, _PROPERTY_SET, params, "1.0.0")
-
-
-def property_post(id: str | int, values: Mapping[str, object], time_ms: int | None = None) -> bytes:  # noqa: A002  # the envelope's word
-    """What a device reports; with `time_ms` every value carries it."""
-    stamped = values if time_ms is None else {name: {"value": value, "time": time_ms} for name, value in values.items()}
-    return _request(id, _PROPERTY_POST, stamped, "1.0")
-
-
-def event_post(id: str | int, identifier: str, output: Mapping[str, object], time_ms: int | None = None) -> bytes:  # noqa: A002  # the envelope's word
-    """What a device announces: wrapped when there is a time, bare otherwise."""
-    params = output if time_ms is None else {"value": output, "time": time_ms}
-    return _request(id, f"thing.event.{identifier}.post", params, "1.0")
-
-
-def _request(id: str | int, method: str, params: Mapping[str, object], version: str) -> bytes:  # noqa: A002  # the envelope's word
-    text = str(id)
-    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= 0xFFFFFFFF):
-        raise Refused(Reason.BAD_ENVELOPE, f"an id is decimal digits up to 4294967295, not {text[:40]!r}")
-    return _encode({"id": text, "version": version, "params": params, "method": method})
-
-
-def _open(payload: bytes) -> tuple[bytes, bool, dict[str, Raw]]:
-    """(id, wants_reply, params by name, not yet decoded); raises `MessageRefused`."""
-    _check_utf8(payload)
-    try:
-        envelope = _decode_envelope(payload)
-    except msgspec.ValidationError as error:
-        raise MessageRefused(Reason.BAD_ENVELOPE, f"not an envelope: {error}") from error
-    except _UNREADABLE as error:
-        raise MessageRefused(Reason.BAD_JSON, f"not JSON: {error}") from error
-    id = _read_id(bytes(envelope.id))  # noqa: A001  # the envelope's word
-    wants_reply = id is not None and _wants_reply(bytes(envelope.sys))
-    id = id or NO_ID  # noqa: A001
-    try:
-        params = bytes(envelope.params)
-        if params in (b"", b"null"):
-            raise MessageRefused(Reason.BAD_ENVELOPE, "params are missing", id, wants_reply)
-        if params.startswith(b'"') and msgspec.json.decode(params, type=str).strip() == "{}":
-            return id, wants_reply, {}
-        return id, wants_reply, _decode_parts(params)
-    except msgspec.ValidationError as error:
-        raise MessageRefused(Reason.BAD_ENVELOPE, f"params have to be an object: {error}", id, wants_reply) from error
-    except _UNREADABLE as error:
-        raise MessageRefused(Reason.BAD_JSON, f"not JSON: {error}", id, wants_reply) from error
-
-
-def _check_utf8(payload: bytes) -> None:
-    """msgspec does not look into strings that it skips, so the whole payload is looked at."""
-    if not payload.isascii():
-        try:
-            payload.decode()
-        except UnicodeDecodeError as error:
-            raise MessageRefused(Reason.BAD_JSON, f"not UTF-8: {error.reason} at byte {error.start}") from error
-
-
-def _read_id(id: bytes) -> bytes | None:  # noqa: A002  # the envelope's word
-    """The id exactly as it came, None without one; raises `MessageRefused` for an id that is no string or number."""
-    if id in (b"", b"null"):
-        return None
-    if id[0] not in b'"-0123456789' or len(id) > _LONGEST_ID:
-        raise MessageRefused(Reason.BAD_ENVELOPE, f"the id has to be a string or a number of at most {_LONGEST_ID} bytes")
-    if b"\\" in id:
-        try:
-            msgspec.json.decode(id)
-        except _UNREADABLE as error:
-            raise MessageRefused(Reason.BAD_JSON, f"the id is not JSON: {error}") from error
-    return id
-
-
-def _wants_reply(sys: bytes) -> bool:
-    try:
-        found = _decode_sys(sys or b"null")
-    except _UNREADABLE:
-        return True  # only a plain 0 says no
-    return found is None or found.ack != 0
-
-
-def _decode_part(raw: Raw, name: str, id: bytes, wants_reply: bool) -> object:  # noqa: A002  # the envelope's word
-    try:
-        return msgspec.json.decode(raw)
-    except msgspec.ValidationError as error:  # 1e999 is JSON, but no number
-        raise Refused(Reason.OUT_OF_RANGE, f"{name[:64]}: {error}") from error
-    except _UNREADABLE as error:
-        raise MessageRefused(Reason.BAD_JSON, f"not JSON: {error}", id, wants_reply) from error
+    return EventPost(opened.id, opened.wants_reply, identifier, output, time, refused or _NOTHING_REFUSED)
 
 
 def _unwrap(found: object, data_type: DataType, name: str) -> tuple[object, int | None]:
@@ -436,6 +303,7 @@ def _unwrap(found: object, data_type: DataType, name: str) -> tuple[object, int 
 
 
 def _time(found: object, name: str) -> int | None:
+    """Raises `Refused(BAD_TIME)`."""
     if found is None:
         return None
     if isinstance(found, float) and found.is_integer():
@@ -459,37 +327,60 @@ def _settled(error: Refused) -> Refused:
     return error.with_traceback(None)
 
 
-def _compile(names: tuple[str, ...], types: list[Any]) -> Callable[[bytes], Any]:
-    """A decoder of an envelope whose params may hold any of `names`, and nothing else."""
-    fields: Any = [(f"p{position}", Union[kind, UnsetType], UNSET) for position, kind in enumerate(types)]  # noqa: UP007  # built at run time
-    rename = {f"p{position}": name for position, name in enumerate(names)}
-    params = msgspec.defstruct("Params", fields, rename=rename, gc=False, forbid_unknown_fields=True)
-    envelope = msgspec.defstruct("Message", [("params", params), ("id", Raw, Raw()), ("sys", _Sys | None, None)], gc=False)
-    return msgspec.json.Decoder(envelope).decode
+def decode_request(payload: bytes) -> Request:
+    """A request without a model, as a device reads a property set; raises `MessageRefused` (BAD_JSON, BAD_ENVELOPE)."""
+    opened = open_envelope(bytes(payload))
+    try:
+        method = msgspec.json.decode(opened.method or b'""')
+        params = {name: msgspec.json.decode(part) for name, part in opened.params.items()}
+    except UNREADABLE as error:
+        raise opened.refuse(Reason.BAD_JSON, f"not JSON: {error}") from error
+    return Request(opened.id, opened.wants_reply, method if isinstance(method, str) else "", params)
 
 
-def _stamped(kind: Any) -> Any:
-    fields: Any = [("value", kind), ("time", Annotated[int, Meta(ge=0, le=LATEST_MS)], None)]
-    return msgspec.defstruct("Stamped", fields, gc=False, forbid_unknown_fields=True)
+def decode_reply(payload: bytes) -> Reply:
+    """A device's answer, which may lack message, method and version; raises `MessageRefused` (BAD_JSON, BAD_ENVELOPE)."""
+    payload = bytes(payload)
+    check_utf8(payload)
+    try:
+        found = _decode_reply(payload)
+        raw_id = read_id(bytes(found.id)) or b"null"
+        message_id, code = msgspec.json.decode(raw_id), int(found.code)
+    except msgspec.DecodeError as error:
+        reason = Reason.BAD_ENVELOPE if isinstance(error, msgspec.ValidationError) else Reason.BAD_JSON
+        raise MessageRefused(reason, f"not a reply: {error}") from error
+    except UNREADABLE as error:
+        raise MessageRefused(Reason.BAD_ENVELOPE, f"not a reply: {error}") from error
+    if not isinstance(message_id, str | int):
+        raise MessageRefused(Reason.BAD_ENVELOPE, "a reply needs an id, a string or a whole number")
+    return Reply(str(message_id), code, found.data, found.message if isinstance(found.message, str) else "")
 
 
-def _fast_type(data_type: DataType) -> Any:
-    """What msgspec may accept at once: nothing that `coerce` refuses, apart from the types listed in `_fixes`."""
-    match data_type:
-        case IntType(minimum=low, maximum=high):
-            return Annotated[int, Meta(ge=-EXACT_INTEGER if low is None else low, le=EXACT_INTEGER if high is None else high)]
-        case FloatType(minimum=low, maximum=high):
-            largest = sys.float_info.max
-            return Annotated[float, Meta(ge=-largest if low is None else low, le=largest if high is None else high)]
-        case EnumType(labels=labels):
-            return Literal[tuple(labels)]
-        case TextType(length=length):
-            return Annotated[str, Meta(max_length=length)]
-        case BoolType():
-            return bool | Annotated[int, Meta(ge=0, le=1)]
-        case DateType():
-            return str | int
-        case StructType():
-            return dict[str, Any]
-        case _:
-            return list[Any]
+def reply(raw_id: bytes, method: str, code: int = Code.DONE, data: bytes = b"{}", message: str = "success") -> bytes:
+    """All six fields, always: an SDK drops a reply that lacks one. `raw_id` and `data` are raw JSON."""
+    parts = (raw_id, code, data, _encode(message), _encode(method))
+    return b'{"id":%b,"code":%d,"data":%b,"message":%b,"method":%b,"version":"1.0"}' % parts
+
+
+def property_set(message_id: str | int, params: Mapping[str, object]) -> bytes:
+    """What the server asks of a device. The id is decimal digits up to 4294967295, sent as a string: the one form every SDK takes."""
+    return _request(message_id, "thing.service.property.set", params, "1.0.0")
+
+
+def property_post(message_id: str | int, values: Mapping[str, object], time_ms: int | None = None) -> bytes:
+    """What a device reports; with `time_ms` every value carries it."""
+    stamped = values if time_ms is None else {name: {"value": value, "time": time_ms} for name, value in values.items()}
+    return _request(message_id, "thing.event.property.post", stamped, "1.0")
+
+
+def event_post(message_id: str | int, identifier: str, output: Mapping[str, object], time_ms: int | None = None) -> bytes:
+    """What a device announces: wrapped when there is a time, bare otherwise."""
+    params = output if time_ms is None else {"value": output, "time": time_ms}
+    return _request(message_id, f"thing.event.{identifier}.post", params, "1.0")
+
+
+def _request(message_id: str | int, method: str, params: Mapping[str, object], version: str) -> bytes:
+    text = str(message_id)
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= 0xFFFFFFFF):
+        raise Refused(Reason.BAD_ENVELOPE, f"an id is decimal digits up to 4294967295, not {text[:40]!r}")
+    return _encode({"id": text, "version": version, "params": params, "method": method})

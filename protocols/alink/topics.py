@@ -49,7 +49,7 @@ _GRAMMAR: dict[Kind, _Row] = {
 
 _FAMILIES = ("sys", "ext", "shadow", "ota", "broadcast", "edge")  # first levels that are no product key
 _LEVEL = r"[^/+#\x00?]+"
-_GROUPS = {"pk": rf"(?P<pk>{_LEVEL})", "dn": rf"(?P<dn>{_LEVEL})", "name": rf"(?P<name>{_LEVEL})", "rest": r"(?P<name>[^+#\x00?]+)"}
+_GROUPS = {"pk": rf"(?P<pk>{_LEVEL})", "dn": rf"(?P<dn>{_LEVEL})", "name": r"(?P<name>[A-Za-z0-9_:]+)", "rest": r"(?P<name>[^+#\x00?]+)"}
 _PATTERNS = [(kind, re.compile(row.template.format(**_GROUPS))) for kind, row in _GRAMMAR.items()]
 _THING = re.compile(rf"/sys/{_LEVEL}/{_LEVEL}/(?P<method>thing/.+?)(?:_reply)?")
 
