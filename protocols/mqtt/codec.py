@@ -144,6 +144,13 @@ class Decoder:
                 packets.append(run)
                 at += run.count * run.stride
                 continue
+            if first == 0x40 and length == 2:  # a load generator reads little else
+                packet_id = data[body] << 8 | data[body + 1]
+                if not packet_id:
+                    raise malformed("a packet identifier is 0")
+                packets.append(PubAck(packet_id))
+                at = stop
+                continue
             packet = self._packet(first, data[body:stop])
             packets.append(packet)
             at = stop

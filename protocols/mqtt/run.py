@@ -30,7 +30,7 @@ class PublishRun(msgspec.Struct, frozen=True, gc=False):
     def payloads(self) -> list[bytes]:
         """The payloads in arrival order."""
         data, size, stride = self.data, self.size, self.stride
-        return [data[at : at + size] for at in range(self.first, self.count * stride, stride)]
+        return [data[at : at + size] for at in range(self.first, self.first + self.count * stride, stride)]
 
     def acks(self, reason: int = 0, version: int = 4) -> bytes:
         """The PUBACKs of the run in arrival order (par. 3.4), nothing for QoS 0; a reason other than 0 needs MQTT 5 (ValueError)."""
