@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_agent.buffer.frame_file import FrameFile
+import apsw
+
+from edge_agent.buffer.frame_file import FrameFile, translated
 from edge_agent.domain.crashpoint import crash_point
-from edge_agent.ports import OutboxClosed, OutboxState, OutboxUnavailable
+from edge_agent.ports import OutboxClosed, OutboxState
 from protocols.edgelink.lanes import LANES, GapReason, Lane
-from protocols.errors import PlatformError
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,10 @@ class SqliteOutbox:
         in_doubt: int = 32,
     ) -> None:
         """Open or make the file; raises OutboxUnavailable (disk, another agent) and OutboxDamaged."""
-        self._file = FrameFile(path, quota_bytes=quota_bytes, gateway=gateway, in_doubt=in_doubt)
+        try:
+            self._file = FrameFile(path, quota_bytes=quota_bytes, gateway=gateway, in_doubt=in_doubt)
+        except apsw.Error as error:
+            raise translated(error) from error
         self._now_ms = now_ms
         self._state = self._file.state
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -168,14 +172,14 @@ class SqliteOutbox:
                 outcomes += self._write(writes)
                 crash_point("buffer.after_commit")
             except Exception as error:  # noqa: BLE001 - it goes to every caller
-                outcomes = [(job, None, error) for job in writes]
+                outcomes = [(job, None, _meaning(error)) for job in writes]
                 self._recover(error)
         for job in jobs:
             if not job.writes:
                 try:
                     outcomes.append((job, job.run(self._file), None))
                 except Exception as error:  # noqa: BLE001 - it goes to the caller
-                    outcomes.append((job, None, error))
+                    outcomes.append((job, None, _meaning(error)))
         return outcomes
 
     def _write(self, writes: list[_Job]) -> list[_Outcome]:
@@ -205,10 +209,10 @@ class SqliteOutbox:
 
     def _recover(self, error: Exception) -> None:
         log.error("buffer.commit_failed", extra={"error": str(error)})
+        self._broken = isinstance(error, apsw.Error)
         try:
             self._file.rollback()
-            self._broken = isinstance(error, OutboxUnavailable)
-        except PlatformError:
+        except apsw.Error:
             self._broken = True
 
     def _report(self, outcomes: list[_Outcome]) -> None:
@@ -237,3 +241,7 @@ class SqliteOutbox:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _meaning(error: Exception) -> Exception:
+    return translated(error) if isinstance(error, apsw.Error) else error
