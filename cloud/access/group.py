@@ -6,7 +6,6 @@ stream's order is the arrival order and a connection's PUBACKs leave in the orde
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 from cloud.access.model import MAX_BYTES, MAX_MESSAGES, BatchWriter, Kind, PresenceNote
@@ -54,6 +53,16 @@ class Group:
             owner.committed(acks[0] if len(acks) == 1 else b"".join(acks), share.messages, share.size)
 
 
+class _Marker:
+    """Stands in line like a connection."""
+
+    def __init__(self) -> None:
+        self.passed = asyncio.Event()
+
+    def committed(self, acks: bytes, messages: int, size: int) -> None:
+        self.passed.set()
+
+
 class GroupCommit:
     """Gathers, publishes one group at a time, releases. `waiting_bytes` counts what is gathered or in flight."""
 
@@ -68,7 +77,6 @@ class GroupCommit:
         self.commits = 0
         self.messages = 0
         self.stalled = False
-        self.drained: Callable[[], None] = lambda: None
 
     def gather(self, owner: Owner, session: bytes, run: PublishRun, acks: bytes, received_ms: int) -> None:
         """Put a run in line; `acks` are its PUBACKs back to back (empty for QoS 0)."""
@@ -114,6 +122,12 @@ class GroupCommit:
         self._groups[-1].shares.setdefault(owner, Share()).acks.append(acks)
         self._gathered.set()
 
+    async def settled(self) -> None:
+        """Return when everything gathered so far is on disk."""
+        marker = _Marker()
+        self.acknowledge_in_turn(marker, b"")
+        await marker.passed.wait()
+
     async def run(self) -> None:
         """Commit for ever; raises AnotherWriter."""
         groups, gathered = self._groups, self._gathered
@@ -133,7 +147,6 @@ class GroupCommit:
             self.messages += group.writer.messages
             self.waiting_bytes -= sum(share.size for share in group.shares.values())
             group.release()
-            self.drained()
 
     async def _commit(self, payload: bytes) -> None:
         """Write one group exactly once, whatever happens to the connection; raises AnotherWriter."""

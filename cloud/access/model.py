@@ -18,6 +18,10 @@ import msgspec
 from protocols.errors import Reason, Refused
 
 MAGIC = b"HLU1"
+UPLINK_STREAM = "UPLINK-0"
+UPLINK_SUBJECT = "uplink.0"
+DELIVER_SUBJECT = "access.deliver"
+DOWN_SUBJECT = "access.down"
 MAX_MESSAGES = 2_000
 MAX_BYTES = 512 * 1024
 
@@ -80,7 +84,7 @@ ACCESS_ITSELF = SessionRow(0, 0, "", "", 0)
 _encode = msgspec.msgpack.Encoder().encode
 _note_decoder = msgspec.msgpack.Decoder(PresenceNote)
 _tables_decoder = msgspec.msgpack.Decoder(tuple[list[SessionRow], list[str]])
-encode_downlinks = msgspec.msgpack.Encoder().encode
+encode_downlink = encode_downlinks = msgspec.msgpack.Encoder().encode
 decode_downlinks = msgspec.msgpack.Decoder(list[Downlink]).decode
 decode_downlink = msgspec.msgpack.Decoder(Downlink).decode
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import replace
+from typing import cast
 
 from cloud.access.door import FrontDoor, fingerprint
 from cloud.access.model import Kind, PresenceNote, SessionRow, session_key
@@ -56,8 +57,7 @@ class Connection(asyncio.Protocol):
         self._lanes: dict[str, Lane | None] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
         self.address = "{}:{}".format(*transport.get_extra_info("peername")[:2])
         self.door.connections.add(self)
 

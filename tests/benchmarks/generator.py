@@ -210,7 +210,7 @@ def run_load(lanes: Sequence[Lane], in_flight: int, *, warm_s: float, seconds: f
 
 
 def run_subscriber(host: str, port: int, topic_filter: str, seconds: float) -> dict[str, Any]:
-    """Take everything under `topic_filter` at QoS 0 with as little work as possible, which favours the broker; messages are of one length."""
+    """Take everything under `topic_filter` at QoS 0 with little work, which favours the broker; messages have one length."""
     sock = socket.create_connection((host, port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(connect(b"subscriber") + subscribe(1, topic_filter.encode(), 0))

@@ -1,0 +1,185 @@
+"""The front door as a process: its stream, its subjects on the bus, its lease; started by `serve`."""
+
+import asyncio
+import contextlib
+import resource
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cloud.access.admission import Admission
+from cloud.access.committer import JetStreamPartition
+from cloud.access.door import Attendee, FrontDoor, Key
+from cloud.access.group import GroupCommit
+from cloud.access.model import (
+    ACCESS_ITSELF,
+    DELIVER_SUBJECT,
+    DOWN_SUBJECT,
+    UPLINK_STREAM,
+    UPLINK_SUBJECT,
+    Delivered,
+    Kind,
+    Lease,
+    PresenceNote,
+    decode_downlink,
+    decode_downlinks,
+    session_key,
+)
+from cloud.access.ports import CredentialLookup
+from cloud.access.server import Connection
+from cloud.devices.model import ACCESS_LEASE, REGISTRY_CHANGED, RegistryChange
+from cloud.foundation.bus import Bus, BusAway
+from cloud.foundation.clock import now_ms
+from cloud.foundation.logs import get_logger
+from cloud.foundation.metrics import Metrics
+from protocols.errors import TryAgain
+from protocols.mqtt.packets import ReasonCode
+
+LEASE_S = 2.0
+SWEEP_S = 1.0
+DRAIN_S = 4.0
+BACKLOG = 4096
+
+_decode_change = msgspec.json.Decoder(RegistryChange).decode
+
+
+def raise_file_limit() -> int:
+    """As many sockets as the system lets us have; how many files that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1_048_576 if hard == resource.RLIM_INFINITY else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+async def serve(
+    *,
+    listener: socket.socket,
+    bus: Bus,
+    credentials: CredentialLookup,
+    metrics: Metrics,
+    stream_bytes: int,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Take connections on `listener` (already listening) until cancelled; then commit what was read and say goodbye.
+
+    Raises AnotherWriter, Broken: the process has to end and be started again.
+    """
+    raise_file_limit()
+    instance = secrets.token_hex(8)
+    await bus.ensure_stream(UPLINK_STREAM, [UPLINK_SUBJECT], max_bytes=stream_bytes)
+    partition = JetStreamPartition(bus, UPLINK_STREAM, UPLINK_SUBJECT)
+    commit = GroupCommit(partition, last_sequence=await partition.open(), instance=instance)
+    door = FrontDoor(commit)
+    admission: Admission[Attendee] = Admission(credentials, door.decided)
+    door.ask = admission.ask
+    metrics.registry.register(_DoorMetrics(door))
+    started = msgspec.structs.replace(ACCESS_ITSELF, epoch=door.next_epoch())
+    commit.note(Kind.ACCESS_STARTED, session_key(started), now_ms(), PresenceNote("", instance))
+    worker = _BusSide(door, bus, credentials)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(commit.run(), name="access.commit")
+        tasks.create_task(admission.run(), name="access.admission")
+        tasks.create_task(_sweep(door), name="access.sweep")
+        tasks.create_task(_lease(door, bus, instance), name="access.lease")
+        await worker.subscribe()
+        server = await asyncio.get_running_loop().create_server(lambda: Connection(door), sock=listener, backlog=BACKLOG)
+        get_logger().info("access.ready", address=listener.getsockname()[:2], instance=instance)
+        ready()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            server.close()
+            await _drain(door)
+            worker.close()
+
+
+async def _drain(door: FrontDoor) -> None:
+    """What was read gets on disk and is acknowledged, then everybody is told; a stream that does not answer is not waited for."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            await door.commit.settled()
+            door.close_all(ReasonCode.SERVER_SHUTTING_DOWN)
+            await door.commit.settled()
+    for connection in tuple(door.connections):
+        connection.flush()
+
+
+async def _sweep(door: FrontDoor) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        await door.sweep(time.monotonic())
+
+
+async def _lease(door: FrontDoor, bus: Bus, instance: str) -> None:
+    while True:
+        with contextlib.suppress(BusAway):  # then nobody believes our sessions, which is right
+            await bus.publish(ACCESS_LEASE, msgspec.json.encode(Lease(instance, len(door.sessions), now_ms())))
+        await asyncio.sleep(LEASE_S)
+
+
+class _BusSide:
+    """Answers the bus: messages for devices, changes of the registry."""
+
+    def __init__(self, door: FrontDoor, bus: Bus, credentials: CredentialLookup) -> None:
+        self._door = door
+        self._bus = bus
+        self._credentials = credentials
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="registry")
+
+    async def subscribe(self) -> None:
+        await self._bus.serve(DELIVER_SUBJECT, self._deliver)
+        await self._bus.subscribe(DOWN_SUBJECT, self._down)
+        await self._bus.subscribe(REGISTRY_CHANGED, self._changed)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _deliver(self, data: bytes) -> bytes:
+        return msgspec.msgpack.encode(Delivered(self._door.deliver((decode_downlink(data),)) == 1))
+
+    async def _down(self, data: bytes) -> None:
+        self._door.deliver(decode_downlinks(data))
+
+    async def _changed(self, data: bytes) -> None:
+        change = _decode_change(data)
+        keys = self._door.keys_of(change.product_key, change.device_name)
+        while keys:
+            try:
+                known = await asyncio.get_running_loop().run_in_executor(self._thread, self._credentials, keys)
+            except TryAgain as error:  # a revoked device must not keep its session because a database was busy
+                get_logger().warning("access.recheck_delayed", error=str(error))
+                await asyncio.sleep(1)
+                continue
+            self._recheck(keys, known.get)
+            return
+
+    def _recheck(self, keys: Iterable[Key], known: Callable[[Key], object]) -> None:
+        for key in keys:
+            self._door.recheck(key, known(key))  # type: ignore[arg-type]
+
+
+class _DoorMetrics(Collector):
+    """Counted on the hot path as plain integers, read when scraped."""
+
+    def __init__(self, door: FrontDoor) -> None:
+        self._door = door
+
+    def collect(self) -> Iterable[Metric]:
+        door, commit = self._door, self._door.commit
+        yield GaugeMetricFamily("hearthline_access_connections", "Open sockets.", len(door.connections))
+        yield GaugeMetricFamily("hearthline_access_sessions", "Devices online.", len(door.sessions))
+        yield GaugeMetricFamily("hearthline_access_waiting_bytes", "Read and not yet on disk.", commit.waiting_bytes)
+        yield GaugeMetricFamily("hearthline_access_stalled", "1 while the stream does not take messages.", float(commit.stalled))
+        yield CounterMetricFamily("hearthline_access_accepted", "CONNECTs that were let in.", door.accepted)
+        yield CounterMetricFamily("hearthline_access_messages", "Messages committed to the stream.", commit.messages)
+        yield CounterMetricFamily("hearthline_access_commits", "Groups committed to the stream.", commit.commits)
+        refused = CounterMetricFamily("hearthline_access_refused", "What was refused.", labels=["reason"])
+        for reason, count in door.refused.items():
+            refused.add_metric([reason], count)
+        yield refused

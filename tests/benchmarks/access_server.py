@@ -1,0 +1,84 @@
+"""A front door with a NATS of its own and a registry of made-up devices; prints one JSON line when it takes connections."""
+
+import argparse
+import json
+import secrets
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import uvloop
+
+from cloud.access.worker import serve
+from cloud.devices.model import Credentials
+from cloud.foundation.bus import Bus
+from cloud.foundation.crashpoint import arm
+from cloud.foundation.logs import configure
+from cloud.foundation.metrics import Metrics
+from protocols.alink.credentials import sign
+
+PRODUCT_KEY = "bench"
+SECRET = b"0123456789abcdef0123456789abcdef"
+
+
+def lookup(keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Credentials]:
+    """Every device of `PRODUCT_KEY` exists, but for those whose name starts with `no-`; `off-` ones are disabled, `gw-` ones gateways."""
+    return {
+        key: Credentials(
+            tenant_id=1,
+            device_id=n,
+            product_key=key[0],
+            device_name=key[1],
+            site_id=None,
+            is_gateway=key[1].startswith("gw-"),
+            enabled=not key[1].startswith("off-"),
+            secret=SECRET,
+        )
+        for n, key in enumerate(keys, 1)
+        if key[0] == PRODUCT_KEY and not key[1].startswith("no-")
+    }
+
+
+def clients(count: int) -> list[list[str]]:
+    """Rows for the generator's `--clients`."""
+    rows = []
+    for n in range(count):
+        connection = sign(PRODUCT_KEY, f"d{n}", SECRET)
+        topic = f"/sys/{PRODUCT_KEY}/d{n}/thing/event/property/post"
+        rows.append([connection.client_id, topic, connection.username, connection.password.decode()])
+    return rows
+
+
+async def run(nats_url: str, token: str, port: int, stream_bytes: int) -> None:
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    bus = await Bus.connect(nats_url, token, "access")
+
+    def ready() -> None:
+        print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
+
+    try:
+        await serve(listener=listener, bus=bus, credentials=lookup, metrics=Metrics(), stream_bytes=stream_bytes, ready=ready)
+    finally:
+        await bus.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nats", required=True)
+    parser.add_argument("--token", default=secrets.token_hex(8))
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--stream-mib", type=int, default=4096)
+    parser.add_argument("--crash-dir", type=Path)
+    options = parser.parse_args(arguments)
+    configure("access")
+    arm(options.crash_dir)
+    try:
+        uvloop.run(run(options.nats, options.token, options.port, options.stream_mib << 20))
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
