@@ -119,10 +119,14 @@ def parse_thing_model(data: bytes | str | Mapping[str, object]) -> ThingModel:
         raise _bad("$", "nested too deeply") from error
     profile = _object(root.get("profile", {}), "$.profile")
     properties, events, services = _parts(root, "$", "")
+    blocks: set[str] = set()
     for index, block in enumerate(_list(root.get("functionBlocks", []), "$.functionBlocks")):
         path = f"$.functionBlocks[{index}]"
         entry = _object(block, path)
         prefix = _identifier(entry, path, "functionBlockId") + ":"
+        if prefix in blocks:
+            raise _bad(f"{path}.functionBlockId", f"{prefix[:-1]} appears twice")
+        blocks.add(prefix)
         more = _parts(entry, path, prefix)
         properties.update(more[0])
         events.update(more[1])
