@@ -37,6 +37,10 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.dir / 'meta.db'}"
 
     @property
+    def stream_bytes(self) -> int:
+        return self.stream_mib * MEBIBYTE
+
+    @property
     def run_dir(self) -> Path:
         return self.dir / "run"
 

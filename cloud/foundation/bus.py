@@ -24,7 +24,7 @@ MAX_PAYLOAD = 4 * 1024 * 1024
 WRONG_LAST_SEQUENCE = 10071
 STREAM_FULL = 10077
 NO_SUCH_STREAM = 10059
-NO_SUCH_MESSAGE = 10037
+STREAM_EXISTS = 10058
 
 _RECONNECT_WAIT_S = 0.05
 
@@ -259,7 +259,11 @@ class Bus:
             "allow_direct": True,
             "metadata": {"stream_id": secrets.token_hex(8)},
         }
-        await self._api(f"STREAM.CREATE.{name}", config)
+        try:
+            await self._api(f"STREAM.CREATE.{name}", config)
+        except StreamRefused as error:
+            if error.err_code != STREAM_EXISTS:  # another role made it in this moment, with another random id
+                raise
         return await self.stream_info(name)
 
     async def stream_info(self, name: str) -> StreamInfo:

@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloud.foundation.logs import get_logger
+from protocols.errors import Reason, Refused
 
 _PR_SET_PDEATHSIG = 1
 
@@ -102,6 +104,45 @@ class Child:
                 process.kill()
             await process.wait()
         self._pid_file.unlink(missing_ok=True)
+
+
+class Supervisor:
+    """The children of one platform."""
+
+    def __init__(self, run_dir: Path, policy: RestartPolicy = RestartPolicy()) -> None:
+        self._run_dir, self._policy = run_dir, policy
+        self._children: dict[str, Child] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, spec: ChildSpec) -> None:
+        """Run a child from now on."""
+        child = Child(spec, self._run_dir, self._policy)
+        self._children[spec.name] = child
+        self._tasks[spec.name] = asyncio.get_running_loop().create_task(child.run(), name=spec.name)
+
+    def keeps_dying(self, deaths: int = 5) -> str | None:
+        """The name of a child that died this often, or that could not even be started."""
+        return next((name for name, child in self._children.items() if child.deaths >= deaths or self._tasks[name].done()), None)
+
+    async def stop(self, *groups: Sequence[str]) -> None:
+        """End group after group, the children of one group together. Twice is harmless."""
+        for group in groups:
+            await asyncio.gather(*(self._children[name].stop() for name in group if name in self._children))
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a file lock, which ends with the process. Raises Refused when another process has it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            message = f"{path.parent.parent} is in use by another `hearthline up`; stop that one or choose another directory"
+            raise Refused(Reason.BAD_CONFIGURATION, message) from error
+        yield
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -66,3 +66,11 @@ def create_first_tenant(work: UnitOfWork) -> str | None:
     if work.session.scalar(select(func.count()).select_from(TenantRow)):
         return None
     return create_api_key(work, create_tenant(work, "default").tenant_id, "admin")
+
+
+def tenant_id(work: UnitOfWork, name: str) -> int:
+    """Raises Refused when there is no such tenant."""
+    found = work.session.scalar(select(TenantRow.id).where(TenantRow.name == name))
+    if found is None:
+        raise Refused(Reason.BAD_CONFIGURATION, f"there is no tenant {name}; `hearthline tenant list` shows them")
+    return found

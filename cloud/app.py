@@ -1,0 +1,344 @@
+"""Composition roots: what each role consists of, and the platform that `hearthline up` supervises.
+
+A role imports what it needs when it is built: `access` never loads DuckDB, the supervisor loads neither.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cloud.foundation import crashpoint, logs, nats_server
+from cloud.foundation.bus import Bus
+from cloud.foundation.db import Database
+from cloud.foundation.health import Check, ask_role, serve_health
+from cloud.foundation.metrics import Metrics
+from cloud.foundation.supervise import ChildSpec, Supervisor, lock
+from cloud.foundation.vault import Vault, create_secret_file
+from cloud.settings import Settings
+from protocols.errors import Reason, Refused, TryAgain
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+READY_S = 60.0
+
+
+def run_role(role: str, settings: Settings, listener: socket.socket | None = None) -> None:
+    """Be one role until SIGTERM. `listener` is a listening socket handed over by the supervisor; without it the role opens its own.
+
+    Raises Refused (configuration), TryAgain (NATS or the database stayed away).
+    """
+    import uvloop
+
+    logs.configure(role, settings.log_level)
+    crashpoint.arm(settings.crash_dir)
+    runners = {"core": run_core, "access": run_access, "ingest": run_ingest}
+    uvloop.run(runners[role](settings, listener))
+
+
+async def run_core(settings: Settings, listener: socket.socket | None) -> None:
+    """The owner of the telemetry store, and the API."""
+    from cloud.access.service import AccessDownlink
+    from cloud.devices.worker import AccessLease, RegistryEvents
+    from cloud.telemetry.duckdb_store import DuckDbStore, Limits
+    from cloud.telemetry.service import History
+    from cloud.telemetry.worker import StoreWorker
+
+    stop = stop_on_signal()
+    async with AsyncExitStack() as stack:
+        database = Database(settings.database, pool_size=10)
+        stack.callback(database.close)
+        limits = Limits(memory=f"{settings.store_memory_mib}MiB", threads=settings.store_threads, query_s=settings.query_timeout_s)
+        store = DuckDbStore(settings.dir / "telemetry.duckdb", limits)
+        stack.callback(store.close)
+        bus = await _connect(settings, "core")
+        worker = StoreWorker(store, bus)
+        stack.push_async_callback(worker.close)
+        stack.push_async_callback(bus.close)
+        lease = AccessLease()
+        await lease.follow(bus)
+        await worker.start()
+
+        app = build_api(
+            database=database,
+            vault=Vault.from_file(settings.secret_key_file),
+            bus=bus,
+            metrics=Metrics(),
+            downlink=AccessDownlink(bus),
+            sessions=lease,
+            changes=RegistryEvents(bus),
+            history=History(store),
+            checks={
+                "database": partial(check_database, database),
+                "bus": partial(check_bus, bus),
+                "access": ask_role(bus, "access"),
+                "ingest": ask_role(bus, "ingest"),
+            },
+        )
+        server = _api_server(app)
+        serving = asyncio.create_task(server.serve([listener or listen(settings.host, settings.api_port)]), name="api")
+        await _until_stopped(serving, stop, end=partial(setattr, server, "should_exit", True))
+
+
+async def run_access(settings: Settings, listener: socket.socket | None) -> None:
+    """The front door for devices."""
+    from cloud.access.worker import serve
+    from cloud.devices.service import credentials_for
+
+    stop = stop_on_signal()
+    async with AsyncExitStack() as stack:
+        database = Database(settings.database)
+        stack.callback(database.close)
+        bus = await _connect(settings, "access")
+        stack.push_async_callback(bus.close)
+        metrics, ready = Metrics(), asyncio.Event()
+        await serve_health(bus, "access", metrics, partial(_check_event, ready))
+        serving = serve(
+            listener=listener or listen(settings.host, settings.mqtt_port),
+            bus=bus,
+            credentials=partial(credentials_for, database, Vault.from_file(settings.secret_key_file)),
+            metrics=metrics,
+            stream_bytes=settings.stream_bytes,
+            ready=ready.set,
+        )
+        await _until_stopped(asyncio.create_task(serving, name="access"), stop)
+
+
+async def run_ingest(settings: Settings, _listener: socket.socket | None) -> None:
+    """Decodes what devices sent and commits it, to the store and to the metadata."""
+    from cloud.ingest.worker import serve
+
+    stop = stop_on_signal()
+    async with AsyncExitStack() as stack:
+        database = Database(settings.database)
+        stack.callback(database.close)
+        bus = await _connect(settings, "ingest")
+        stack.push_async_callback(bus.close)
+        metrics, ready = Metrics(), asyncio.Event()
+        await serve_health(bus, "ingest", metrics, partial(_check_event, ready))
+        serving = serve(bus=bus, database=database, metrics=metrics, stream_bytes=settings.stream_bytes, ready=ready.set)
+        await _until_stopped(asyncio.create_task(serving, name="ingest"), stop)
+
+
+async def _until_stopped(serving: asyncio.Task[None], stop: asyncio.Event, end: Callable[[], object] | None = None) -> None:
+    """Let it serve until `stop`, then `end` it (cancel, by default) and wait; its error is ours."""
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not serving.done():
+        (end or serving.cancel)()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+def build_api(
+    *,
+    database: Database,
+    vault: Vault,
+    bus: Bus,
+    metrics: Metrics,
+    downlink: object,
+    sessions: object,
+    changes: object,
+    history: object,
+    checks: Mapping[str, Check],
+) -> "FastAPI":
+    """The API over these parts; routes find them on `app.state`."""
+    from fastapi import FastAPI
+
+    from cloud.devices import api as devices
+    from cloud.foundation import health, problems
+    from cloud.ingest import api as ingest
+    from cloud.products import api as products
+    from cloud.telemetry import api as telemetry
+
+    app = FastAPI(
+        title="Hearthline",
+        version="1",
+        description="Products, devices, telemetry and commands. Every error is an RFC 9457 problem.",
+        redoc_url=None,
+    )
+    state = app.state
+    state.database, state.vault, state.bus, state.metrics = database, vault, bus, metrics
+    state.downlink, state.sessions, state.changes, state.history = downlink, sessions, changes, history
+    state.checks, state.other_roles = checks, ("access", "ingest")
+    problems.install(app)
+    for router in (health.router, products.router, devices.router, telemetry.router, ingest.router):
+        app.include_router(router)
+    return app
+
+
+def _api_server(app: "FastAPI") -> "uvicorn.Server":
+    import uvicorn
+
+    class ApiServer(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # signals are ours: uvicorn would end the process by the signal, in the middle of our clean-up
+
+    configuration = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2)
+    return ApiServer(configuration)
+
+
+async def _connect(settings: Settings, role: str) -> Bus:
+    url = settings.nats_url
+    if url is None:
+        if not settings.nats_address_file.exists():
+            raise Refused(Reason.BAD_CONFIGURATION, "no NATS: run `hearthline up` on this directory, or set HEARTHLINE_NATS_URL")
+        url = settings.nats_address_file.read_text().strip()
+    token = settings.nats_token or settings.nats_token_file.read_text().strip()
+    return await Bus.connect(url, token, role)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket. Raises Refused when the port is taken."""
+    try:
+        return socket.create_server((host, port), backlog=4096)
+    except OSError as error:
+        raise Refused(Reason.BAD_CONFIGURATION, f"cannot listen on {host}:{port}: {error.strerror}; choose another port, or 0") from error
+
+
+def stop_on_signal() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def check_database(database: Database) -> str | None:
+    await asyncio.to_thread(database.ping)
+    return None
+
+
+async def check_bus(bus: Bus) -> str | None:
+    return None if bus.connected else "not connected to NATS"
+
+
+async def _check_event(ready: asyncio.Event) -> str | None:
+    return None if ready.is_set() else "starting"
+
+
+# The platform on one machine
+
+
+class StartFailed(TryAgain):
+    """The platform did not become ready; the log says which part and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Where the platform can be reached. `admin_key` is there on the very first start only."""
+
+    mqtt_port: int
+    api_url: str
+    admin_key: str | None
+
+
+def prepare_directory(settings: Settings) -> str | None:
+    """Make what the data directory lacks: secrets, schema, the first tenant. Returns its admin key if it was made now."""
+    # (the tables of every slice, so that the schema is known to be whole)
+    import cloud.devices.tables
+    import cloud.ingest.tables
+    import cloud.products.tables
+    import cloud.tenancy.tables  # noqa: F401
+    from cloud.foundation.schema import upgrade
+    from cloud.tenancy.service import create_first_tenant
+
+    create_secret_file(settings.secret_key_file)
+    create_secret_file(settings.nats_token_file)
+    database = Database(settings.database)
+    try:
+        upgrade(database)
+        with database.system() as work:
+            admin_key = create_first_tenant(work)
+            work.commit()
+    finally:
+        database.close()
+    return admin_key
+
+
+async def run_up(settings: Settings, announce: Callable[[Ready], None]) -> None:
+    """Supervise NATS and the roles until SIGTERM; `announce` hears once that devices and API calls are taken.
+
+    Raises Refused (configuration, ports, a directory in use), StartFailed.
+    """
+    stop = stop_on_signal()
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    # The supervisor holds the listening sockets: ports stay, and clients wait in line, while a role is started again.
+    with (
+        lock(settings.run_dir / "lock"),
+        listen(settings.host, settings.mqtt_port) as mqtt,
+        listen(settings.host, settings.api_port) as api,
+    ):
+        api_port = api.getsockname()[1]
+        supervisor = Supervisor(settings.run_dir)
+        try:
+            admin_key = await asyncio.to_thread(prepare_directory, settings)
+            if settings.nats_url is None:
+                await _start_nats(supervisor, settings)
+            supervisor.start(_role_spec("core", settings, api))
+            supervisor.start(_role_spec("access", settings, mqtt))
+            supervisor.start(_role_spec("ingest", settings, None))
+            if await _until_ready(supervisor, settings.host, api_port, stop):
+                announce(Ready(mqtt.getsockname()[1], f"http://{_reachable(settings.host)}:{api_port}", admin_key))
+                await stop.wait()
+        finally:
+            # Devices first, then who works for them, the bus last: what was acknowledged is on its way or on disk.
+            await supervisor.stop(("access",), ("ingest", "core"), ("nats",))
+
+
+async def _start_nats(supervisor: Supervisor, settings: Settings) -> None:
+    (settings.dir / "nats").mkdir(exist_ok=True)
+    port = nats_server.free_port()
+    token = settings.nats_token_file.read_text().strip()
+    configuration = nats_server.write_configuration(settings.dir, port, token, max_file_store=2 * settings.stream_bytes)
+    supervisor.start(ChildSpec("nats", nats_server.command(configuration), ends_s=2.0))
+    await nats_server.wait_ready(port)
+    settings.nats_address_file.write_text(f"nats://127.0.0.1:{port}\n")
+
+
+def _role_spec(role: str, settings: Settings, listener: socket.socket | None) -> ChildSpec:
+    command = [sys.executable, "-m", "cloud", "run", role, "--data", str(settings.dir)]
+    if listener is None:
+        return ChildSpec(role, command)
+    return ChildSpec(role, [*command, "--listener-fd", str(listener.fileno())], (listener.fileno(),))
+
+
+async def _until_ready(supervisor: Supervisor, host: str, api_port: int, stop: asyncio.Event) -> bool:
+    """True when /readyz says so, False when told to stop before. Raises StartFailed."""
+    end = asyncio.get_running_loop().time() + READY_S
+    while not stop.is_set():
+        if await asyncio.to_thread(_answers_ready, _reachable(host), api_port):
+            return True
+        if (hopeless := supervisor.keeps_dying()) is not None:
+            raise StartFailed(f"{hopeless} keeps dying; the log above says why")
+        if asyncio.get_running_loop().time() > end:
+            raise StartFailed(f"the platform was not ready within {READY_S:g} s; GET /readyz names the part that is missing")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 0.05)
+    return False
+
+
+def _answers_ready(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=3)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "") else host
