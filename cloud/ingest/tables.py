@@ -18,7 +18,7 @@ class IngestPosition(Model):
 
 
 class Watermark(Model):
-    """The last frame of a gateway's lane that is committed. A gateway with a new buffer file starts a new row."""
+    """The last frame of a gateway's lane that is committed, and when it was made. A gateway with a new buffer file starts a new row."""
 
     __tablename__ = "watermark"
 
@@ -26,6 +26,7 @@ class Watermark(Model):
     buffer_id: Mapped[str] = mapped_column(String(32), primary_key=True)
     lane: Mapped[str] = mapped_column(String(16), primary_key=True)
     sequence: Mapped[int] = mapped_column(BigInteger)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
 
 
 class Quarantine(TenantOwned, Model):

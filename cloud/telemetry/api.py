@@ -31,16 +31,19 @@ def _device(request: Request, tenant_id: int, product_key: str, device_name: str
     return facts
 
 
-def _data_type(request: Request, product_key: str, identifier: str) -> DataType:
+def _data_type(request: Request, product_key: str, identifier: str) -> tuple[Kind, DataType | None]:
+    """How the history of this property, or of this event, is stored; no data type for an event."""
     database: Database = request.app.state.database
     model = thing_models(database, [product_key]).get(product_key)
-    found = None if model is None else model.properties.get(identifier)
-    if found is None:
-        raise Problem(404, "not-found", f"Product {product_key} has no property {identifier}; GET /v1/products/{product_key} lists them.")
-    return found.data_type
+    if model is not None and identifier in model.properties:
+        data_type = model.properties[identifier].data_type
+        return Kind.NUMBER if is_numeric(data_type) else Kind.TEXT, data_type
+    if model is not None and identifier in model.events:
+        return Kind.EVENT, None
+    raise Problem(404, "not-found", f"Product {product_key} has no property {identifier}; GET /v1/products/{product_key} lists them.")
 
 
-def _values(points: Points, data_type: DataType) -> list[Any]:
+def _values(points: Points, data_type: DataType | None) -> list[Any]:
     """As JSON values of the property's type: whole numbers without a fraction, texts and structures as they were."""
     if isinstance(points.values, list):
         return [msgspec.Raw(text.encode()) for text in points.values]
@@ -71,15 +74,14 @@ def history(
 ) -> Response:
     """Points `[ts, value]` (raw: `[ts, value, position]`) in order of time, or buckets; gaps of the range (with the first page)."""
     _device(request, caller.tenant_id, product_key, device_name)
-    data_type = _data_type(request, product_key, identifier)
+    kind, data_type = _data_type(request, product_key, identifier)
     start = EARLIEST_MS if from_ is None else parse_time(from_)
     end = LATEST_MS if to is None else parse_time(to)
     store: History = request.app.state.history
     of = Property(product_key, device_name, identifier)
-    numeric = is_numeric(data_type)
     body: dict[str, object]
     if buckets is not None:
-        if not numeric:
+        if kind is not Kind.NUMBER:
             raise Refused(Reason.WRONG_TYPE, f"buckets: {identifier} is not a number")
         if from_ is None or to is None:
             raise Refused(Reason.BAD_TIME, "buckets: give `from` and `to`")
@@ -90,7 +92,7 @@ def history(
         body["gaps"] = _gaps(store.gaps(of, start, end))
         return Response(_json.encode(body), media_type="application/json")
     query = store.rows if raw else store.page
-    page = query(of, Kind.NUMBER if numeric else Kind.TEXT, start, end, limit, None if cursor is None else Cursor.parse(cursor))
+    page = query(of, kind, start, end, limit, None if cursor is None else Cursor.parse(cursor))
     values = _values(page.points, data_type)
     ts = page.points.ts.tolist()
     body = {"points": list(zip(ts, values, page.points.position.tolist(), strict=True) if raw else zip(ts, values, strict=True))}

@@ -36,7 +36,7 @@ _COLUMNS: Final = {
     Kind.NUMBER: "series INTEGER NOT NULL, ts BIGINT NOT NULL, v DOUBLE NOT NULL, pos BIGINT NOT NULL",
     Kind.TEXT: "series INTEGER NOT NULL, ts BIGINT NOT NULL, v VARCHAR NOT NULL, pos BIGINT NOT NULL",
 }
-_PREFIX: Final = {Kind.NUMBER: "hot_", Kind.TEXT: "hot_text_"}
+_PREFIX: Final = {Kind.NUMBER: "hot_", Kind.TEXT: "hot_text_"}  # events lie among the texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class DuckDbStore:
 
     def _collect(self, series: int, start: int, end: int, statement: str, skip: int, limit: int) -> Points:
         """Run the statement over the days of the range, in order, a few days at first, until there are enough rows."""
-        kind = self._by_id[series - 1].key.kind
+        kind = Kind.NUMBER if self._by_id[series - 1].key.kind is Kind.NUMBER else Kind.TEXT
         ts: list[Ints64] = []
         values: list[Any] = []
         position: list[Ints64] = []

@@ -28,10 +28,11 @@ Floats64 = NDArray[np.float64]
 
 
 class Kind(enum.StrEnum):
-    """How the samples of a series are stored: as float64, or as JSON text (text, struct, array)."""
+    """How the samples of a series are stored: as float64, or as JSON text (text, struct, array; the outputs of an event)."""
 
     NUMBER = "number"
     TEXT = "text"
+    EVENT = "event"
 
 
 class Position(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -42,7 +43,7 @@ class Position(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class SeriesKey(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """The name of a series. A property whose type changes between number and text has one series of each kind."""
+    """The name of a series. A property whose type changes between number and text has a series of each kind, an event one of its own."""
 
     product_key: str
     device_name: str
