@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.Column("buffer_id", sa.String(length=32), nullable=False),
         sa.Column("lane", sa.String(length=16), nullable=False),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("gateway_id", "buffer_id", "lane", name=op.f("pk_watermark")),
     )
     op.create_table(
