@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator, Callable
 from typing import Literal
 
 CHUNK = 65536
@@ -126,3 +127,22 @@ class TcpProxy:
                 return
             sink.write(data)
             await sink.drain()
+
+
+async def obey(link: TcpProxy, orders: AsyncIterator[str], say: Callable[[str], None]) -> None:
+    """Do what each line says (`cut`, `cut freeze`, `restore`, `delay SECONDS`) and say when it is done; at the end, wait for ever."""
+    async for order in orders:
+        match order.split():
+            case ["cut"]:
+                await link.cut()
+            case ["cut", "freeze"]:
+                await link.cut(existing="freeze", new="hang")
+            case ["restore"]:
+                await link.restore()
+            case ["delay", seconds] if seconds.replace(".", "", 1).isdecimal():
+                link.delay_s = float(seconds)
+            case _:
+                say("unknown")
+                continue
+        say(order.split()[0])
+    await asyncio.Event().wait()

@@ -28,9 +28,10 @@ class Unit:
     touched: asyncio.Event = field(default_factory=asyncio.Event)
 
     def show(self, row: Row, period_s: float) -> None:
-        """Log the row, then change the registers."""
+        """Log the row, then change the registers; a row that does not fit them is neither logged nor shown (Refused)."""
+        words = self.bank.words_of(row)
         self.log.write(row)
-        self.bank.show(row)
+        self.bank.show(words)
         self.hold.show(time.monotonic(), period_s)
 
     async def answer(

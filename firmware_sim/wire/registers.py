@@ -108,20 +108,24 @@ class RegisterBank:
     def __init__(self, points: Sequence[Point]) -> None:
         self.points = tuple(points)
         self.counter = next(point for point in points if point.name == COUNTER)
-        self._words: dict[tuple[Table, int], int] = {}
+        self._words: Mapping[tuple[Table, int], int] = {}
 
     def span(self, table: Table) -> tuple[int, int] | None:
         """First and one past the last register of a table, None when it is empty."""
         ends = [(point.address, point.address + point.words) for point in self.points if point.table == table]
         return (min(first for first, _ in ends), max(end for _, end in ends)) if ends else None
 
-    def show(self, row: Row) -> None:
-        """Put a row on the registers; the counter is the row number."""
+    def words_of(self, row: Row) -> Mapping[tuple[Table, int], int]:
+        """A row as registers, the counter being the row number; raises Refused for a value that does not fit."""
         words: dict[tuple[Table, int], int] = {}
         for point in self.points:
             value = {COUNTER: row.n, TIME_MS: row.time_ms}[point.name] if point.identifier is None else row.values.get(point.identifier)
             for offset, word in enumerate(point.pack(value)):
                 words[point.table, point.address + offset] = word
+        return words
+
+    def show(self, words: Mapping[tuple[Table, int], int]) -> None:
+        """Put a row on the registers, in one step."""
         self._words = words
 
     def read(self, table: Table, address: int, count: int) -> list[int]:

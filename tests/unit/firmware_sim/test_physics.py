@@ -81,7 +81,7 @@ def test_every_row_fits_its_registers() -> None:
     for layout, rows in ((meter.points(), meter_rows(5, 200, 30.0)), (press.points(), press_rows(5, 200, 30.0))):
         bank = RegisterBank(layout)
         for n, values in enumerate(rows, 1):
-            bank.show(Row(n, n, values))
+            bank.show(bank.words_of(Row(n, n, values)))
 
 
 def test_a_property_set_is_obeyed_and_the_cook_leaves_it_alone() -> None:

@@ -38,14 +38,14 @@ def test_an_overlap_an_end_of_table_and_an_unknown_name_are_refused(place: str) 
 @given(st.integers(1, 2**32 - 1), st.integers(0, 2**63), st.floats(width=32, allow_nan=False))
 def test_what_is_read_is_what_was_shown_high_word_first(n: int, time_ms: int, value: float) -> None:
     bank = RegisterBank(lay_out([("a", "float32")], {}))
-    bank.show(Row(n, time_ms, {"a": value}))
+    bank.show(bank.words_of(Row(n, time_ms, {"a": value})))
     words = struct.pack(">8H", *bank.read("holding", 0, 8))
     assert struct.unpack(">IQf", words) == (n, time_ms, value)
 
 
 def test_a_missing_value_is_nan_and_unused_registers_are_zero() -> None:
     bank = RegisterBank(lay_out([("a", "float32")], dict([parse_place("a=input:4")])))
-    bank.show(Row(1, 2, {}))
+    bank.show(bank.words_of(Row(1, 2, {})))
     assert bank.read("input", 3, 3) == [0, 0x7FC0, 0]
     assert bank.covers_counter("holding", 0, 8)
     assert not bank.covers_counter("input", 0, 8)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_sim.replay import find_time_column, identifier_of, identifiers_of, parse_time, read_series, thing_model
+from firmware_sim.series import find_time_column, identifier_of, identifiers_of, parse_time, read_series, thing_model
 from protocols.errors import Refused
 from protocols.thing.model import parse_thing_model
 

@@ -1,0 +1,5 @@
+"""`python -m firmware_sim`: the same as `fwsim`."""
+
+from firmware_sim.cli import main
+
+main()

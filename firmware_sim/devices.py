@@ -1,0 +1,33 @@
+"""The --devices file: who the simulated appliances are."""
+
+from pathlib import Path
+
+import msgspec
+
+from firmware_sim.wire.alink_device import Identity
+from protocols.errors import Reason, Refused
+
+
+class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of a --devices file; `columns` is for replays (header -> identifier), `kind` for homes (a library thing model)."""
+
+    product_key: str
+    device_name: str
+    device_secret: str
+    kind: str = ""
+    host: str | None = None
+    port: int | None = None
+    columns: dict[str, str] = {}
+
+    def identity(self) -> Identity:
+        return Identity(self.product_key, self.device_name, self.device_secret)
+
+
+def read_devices(path: Path) -> list[DeviceSpec]:
+    """The devices of a JSON file (a list, or one object); raises Refused naming what is wrong."""
+    try:
+        data = path.read_bytes()
+        one_or_many = msgspec.json.decode(data, type=DeviceSpec | list[DeviceSpec])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise Refused(Reason.BAD_CONFIGURATION, f"{path}: {error}") from error
+    return one_or_many if isinstance(one_or_many, list) else [one_or_many]

@@ -1,0 +1,124 @@
+"""`fwsim home`: appliances of one household, each its own MQTT connection to the cloud or to a gateway's front door."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Generic, Protocol, TypeVar
+
+from firmware_sim.appliances import hood, stove
+from firmware_sim.devices import DeviceSpec
+from firmware_sim.process import say
+from firmware_sim.row_log import Row, RowLog, Value
+from firmware_sim.wire.alink_device import AlinkDevice, now_after, run_devices
+from protocols.errors import Reason, Refused
+from protocols.thing import library
+from protocols.thing.datatypes import Value as ThingValue
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class HomeOptions:
+    """`rate` is posts per device and wall second, `rows` ends the home after so many posts each."""
+
+    host: str
+    port: int
+    devices: tuple[DeviceSpec, ...]
+    log_dir: Path
+    seed: int = 1
+    rate: float = 1.0
+    speed: float = 1.0
+    rows: int | None = None
+    window: int = 20
+    drain_s: float = 10.0
+
+
+class Appliance(Protocol):
+    """What the home needs of an appliance, whatever its state looks like inside; `commanded` is set by `obey`."""
+
+    commanded: asyncio.Event
+
+    def step(self, dt_s: float) -> Mapping[str, Value]:
+        """Let `dt_s` pass; returns what it would post now."""
+
+    def obey(self, params: Mapping[str, ThingValue]) -> None:
+        """Do what a property set says."""
+
+
+class Machine(Generic[S]):
+    """Physics as pure steps, with the state and the random numbers they need."""
+
+    def __init__(
+        self,
+        state: S,
+        rng: Random,
+        step: Callable[[S, float, Random], S],
+        readings: Callable[[S], Mapping[str, Value]],
+        obey: Callable[[S, Mapping[str, Value]], S],
+    ) -> None:
+        self._state, self._rng, self._step, self._readings, self._obey = state, rng, step, readings, obey
+        self.commanded = asyncio.Event()
+
+    def step(self, dt_s: float) -> Mapping[str, Value]:
+        self._state = self._step(self._state, dt_s, self._rng)
+        return self._readings(self._state)
+
+    def obey(self, params: Mapping[str, ThingValue]) -> None:
+        numbers = {name: value for name, value in params.items() if isinstance(value, int | float)}
+        self._state = self._obey(self._state, numbers)
+        self.commanded.set()
+
+
+def appliance(kind: str, seed: str) -> Appliance:
+    """An appliance by its library thing model; raises Refused naming the kinds there are."""
+    rng = Random(seed)  # noqa: S311  physics, not secrets
+    match kind:
+        case "integrated_stove":
+            return Machine(stove.Stove(), rng, stove.step, stove.readings, stove.obey)
+        case "range_hood":
+            return Machine(hood.Hood(), rng, hood.step, hood.readings, hood.obey)
+        case _:
+            raise Refused(Reason.BAD_CONFIGURATION, f"no appliance {kind!r}: there are integrated_stove and range_hood")
+
+
+async def live(options: HomeOptions, stop: asyncio.Event) -> int:
+    """Run the appliances until stopped or out of rows, then wait for the last PUBACK; returns the exit code (1 = something unsent)."""
+    machines = [appliance(spec.kind, f"{options.seed} {spec.device_name}") for spec in options.devices]
+    devices = [
+        AlinkDevice(
+            spec.identity(),
+            spec.host or options.host,
+            spec.port or options.port,
+            RowLog(options.log_dir, spec.device_name),
+            model=library.load(spec.kind),
+            obey=machine.obey,
+            window=options.window,
+        )
+        for spec, machine in zip(options.devices, machines, strict=True)
+    ]
+    say("ready", devices=[device.identity.device_name for device in devices], log_dir=str(options.log_dir))
+
+    async def turn() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for device, machine in zip(devices, machines, strict=True):
+                tasks.create_task(post_rows(device, machine, options), name=f"home.{device.identity.device_name}")
+
+    return await run_devices(devices, turn(), stop, options.drain_s)
+
+
+async def post_rows(device: AlinkDevice, machine: Appliance, options: HomeOptions) -> None:
+    """One appliance: a post a period, and one at once after a property set."""
+    last_ms, n, last = 0, 0, time.monotonic()
+    while options.rows is None or n < options.rows:
+        now = time.monotonic()
+        values = machine.step((now - last) * options.speed)
+        last, n, last_ms = now, n + 1, now_after(last_ms, time.time_ns() // 1_000_000)
+        await device.post(Row(n, last_ms, values))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1 / options.rate):
+                await machine.commanded.wait()
+        machine.commanded.clear()

@@ -1,0 +1,74 @@
+"""One simulator process: stops on SIGTERM or Ctrl-C, says what happens as JSON lines on stdout."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any
+
+import msgspec
+
+from protocols.errors import PlatformError
+
+Stop = asyncio.Event
+
+
+def say(event: str, **fields: object) -> None:
+    """One JSON line for whoever started us."""
+    sys.stdout.write(msgspec.json.encode({"event": event} | fields).decode() + "\n")
+    sys.stdout.flush()
+
+
+def remark(text: str) -> None:
+    """A line for a person, beside the JSON."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
+    """Run `main(stop)` in a loop and return its exit code; `stop` is set by the first signal. A refusal is told in one line: code 2."""
+
+    async def body() -> int:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        return await main(stop)
+
+    code = 2
+    try:
+        code = asyncio.run(body())
+    except* PlatformError as group:
+        for error in _leaves(group):
+            remark(f"fwsim: {error}")
+    return code
+
+
+def _leaves(group: BaseExceptionGroup[PlatformError]) -> Iterator[PlatformError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+async def lines() -> AsyncIterator[str]:
+    """Lines of stdin, until it ends."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        yield line.decode(errors="replace").strip()
+
+
+async def until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Run `work` until it ends or `stop` is set; returns whether it ended by itself, raises what it raised."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        finished = task.done()
+        if finished:
+            task.result()
+        return finished
+    finally:
+        task.cancel()
+        stopped.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)
