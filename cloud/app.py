@@ -156,7 +156,8 @@ def build_api(
     from fastapi import FastAPI
 
     from cloud.devices import api as devices
-    from cloud.foundation import health, problems
+    from cloud.foundation import api as foundation
+    from cloud.foundation import problems
     from cloud.ingest import api as ingest
     from cloud.products import api as products
     from cloud.telemetry import api as telemetry
@@ -172,7 +173,7 @@ def build_api(
     state.downlink, state.sessions, state.changes, state.history = downlink, sessions, changes, history
     state.checks, state.other_roles = checks, ("access", "ingest")
     problems.install(app)
-    for router in (health.router, products.router, devices.router, telemetry.router, ingest.router):
+    for router in (foundation.router, products.router, devices.router, telemetry.router, ingest.router):
         app.include_router(router)
     return app
 
@@ -298,7 +299,6 @@ async def run_up(settings: Settings, announce: Callable[[Ready], None]) -> None:
 
 
 async def _start_nats(supervisor: Supervisor, settings: Settings) -> None:
-    (settings.dir / "nats").mkdir(exist_ok=True)
     port = nats_server.free_port()
     token = settings.nats_token_file.read_text().strip()
     configuration = nats_server.write_configuration(settings.dir, port, token, max_file_store=2 * settings.stream_bytes)

@@ -33,7 +33,7 @@ Listener = Callable[[bytes], Awaitable[None]]
 
 
 class BusAway(TryAgain):
-    """The connection to NATS is down or was lost while waiting; whether a request arrived is unknown."""
+    """There is no connection to NATS, or it was lost while waiting; whether a request arrived is then unknown."""
 
 
 class NobodyAnswers(TryAgain):
@@ -161,6 +161,10 @@ class Bus:
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Run `callback` as soon as the connection is lost."""
         self._on_disconnect.append(callback)
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Take back an `on_disconnect`."""
+        self._on_disconnect.remove(callback)
 
     async def close(self) -> None:
         """Send what is queued and disconnect; twice is harmless."""
@@ -340,7 +344,7 @@ class Bus:
         lost, self._lost = self._lost, asyncio.get_running_loop().create_future()
         if not lost.done():
             lost.set_result(None)
-        for callback in self._on_disconnect:
+        for callback in tuple(self._on_disconnect):
             callback()
 
     async def _reconnected(self) -> None:

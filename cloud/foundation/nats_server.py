@@ -20,6 +20,9 @@ max_pending: 64MB
 ping_interval: "2s"
 ping_max: 3
 write_deadline: "10s"
+log_file: {log}
+logfile_size_limit: 10MB
+logfile_max_num: 3
 jetstream {{
   store_dir: {store}
   sync_interval: always  # an acknowledged message is on disk
@@ -55,8 +58,11 @@ def write_configuration(directory: Path, port: int, token: str, *, max_file_stor
     file = directory / "nats.conf"
     file.touch(mode=0o600)
     file.chmod(0o600)
-    store = json.dumps(str(directory / "nats"))
-    file.write_text(_CONFIGURATION.format(port=port, token=json.dumps(token), store=store, max_file_store=max_file_store))
+    (directory / "nats").mkdir(exist_ok=True)
+    (directory / "logs").mkdir(exist_ok=True)
+    values = {"token": token, "store": str(directory / "nats"), "log": str(directory / "logs" / "nats.log")}
+    quoted = {name: json.dumps(value) for name, value in values.items()}
+    file.write_text(_CONFIGURATION.format(port=port, max_file_store=max_file_store, **quoted))
     return file
 
 
@@ -72,7 +78,9 @@ async def wait_ready(port: int, *, timeout_s: float = 30.0) -> None:
             while not await _greets(port):  # noqa: ASYNC110 - another process's state has no event
                 await asyncio.sleep(0.02)
     except TimeoutError as error:
-        raise NatsAway(f"nats-server on port {port} was not ready within {timeout_s:g} s; its log is on stderr") from error
+        raise NatsAway(
+            f"nats-server on port {port} was not ready within {timeout_s:g} s; see logs/nats.log in the data directory"
+        ) from error
 
 
 async def _greets(port: int) -> bool:

@@ -8,11 +8,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloud.foundation.logs import get_logger
 from protocols.errors import Refused, TryAgain
 
 CONTENT_TYPE = "application/problem+json"
+MAX_BODY_BYTES = 1024 * 1024
 _TYPE = "urn:hearthline:problem:"
 
 _NEXT_STEP = {
@@ -47,8 +49,37 @@ def not_found(what: str) -> Problem:
     return Problem(404, "not-found", f"{what} does not exist, or your key belongs to another tenant.")
 
 
+class BodyLimit:
+    """ASGI middleware: a request body is at most `limit` bytes, however it is sent; otherwise 413."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > self._limit:
+            return await self._problem().response()(scope, receive, send)
+        left = self._limit
+
+        async def bounded() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise self._problem()
+            return message
+
+        return await self._app(scope, bounded, send)
+
+    def _problem(self) -> Problem:
+        return Problem(413, "body-too-large", f"Send at most {self._limit} bytes in one request.")
+
+
 def install(app: FastAPI) -> None:
-    """Answer every kind of error with a problem."""
+    """Answer every kind of error with a problem, and bound what a request may send."""
+    app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
 
     @app.exception_handler(Problem)
     def _problem(_request: Request, error: Problem) -> JSONResponse:
@@ -66,6 +97,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        if any(fault["type"] == "json_invalid" for fault in error.errors()):
+            return Problem(422, "bad-json", "The body is not JSON; correct it and send `Content-Type: application/json`.").response()
         faults = [{"where": "/".join(str(part) for part in fault["loc"]), "fault": fault["msg"]} for fault in error.errors()]
         first = faults[0] if faults else {"where": "request", "fault": "is not what this route takes"}
         detail = f"Correct {first['where']}: {first['fault']}."

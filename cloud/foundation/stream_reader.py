@@ -45,10 +45,10 @@ class StreamReader:
         self._wake = asyncio.Event()
         self._generation = 0
         self._pulled = 0  # messages the open request may still bring
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"read {stream}")
-        bus.on_disconnect(self._restart)
         self._lost = asyncio.Event()
-        self._drained = asyncio.Event()
+        self._drained = asyncio.Event()  # woken: something changed for the task that pulls
+        bus.on_disconnect(self._restart)
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"read {stream}")
 
     async def next(self, limit: int = 1) -> list[StreamMessage]:
         """Up to `limit` messages that are there, waiting for the first. Raises StreamHole, StreamReplaced (open a new reader then)."""
@@ -74,6 +74,9 @@ class StreamReader:
         return messages
 
     async def close(self) -> None:
+        """Stop reading; a waiting `next` ends with BusAway. Twice is harmless."""
+        if not self._task.done():
+            self._bus.forget(self._restart)
         self._task.cancel()
         await asyncio.wait((self._task,))
         self._wake.set()
