@@ -13,7 +13,7 @@ import typer
 
 from protocols.errors import PlatformError, Refused, TryAgain
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Hearthline platform.", pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="The Hearthline platform.", pretty_exceptions_enable=False)
 tenant_app = typer.Typer(no_args_is_help=True, help="Tenants and API keys, in the data directory.")
 product_app = typer.Typer(no_args_is_help=True, help="Products, over the API.")
 device_app = typer.Typer(no_args_is_help=True, help="Devices, over the API.")
