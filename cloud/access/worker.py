@@ -83,7 +83,7 @@ async def serve(
     commit.note(Kind.ACCESS_STARTED, session_key(started), now_ms(), PresenceNote("", instance))
     worker = _BusSide(door, bus, credentials)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(commit.run(), name="access.commit")
+        committing = tasks.create_task(commit.run(), name="access.commit")
         tasks.create_task(admission.run(), name="access.admission")
         tasks.create_task(_sweep(door), name="access.sweep")
         tasks.create_task(_lease(door, bus, instance), name="access.lease")
@@ -95,7 +95,8 @@ async def serve(
             await asyncio.get_running_loop().create_future()
         finally:
             server.close()
-            await _drain(door)
+            if not committing.done():
+                await _drain(door)
             worker.close()
 
 

@@ -1,4 +1,4 @@
-"""A front door with a NATS of its own and a registry of made-up devices; prints one JSON line when it takes connections."""
+"""The real front door on a NATS that is there, with a registry of made-up devices; prints one JSON line when it takes connections."""
 
 import argparse
 import json
@@ -18,24 +18,28 @@ from cloud.foundation.logs import configure
 from cloud.foundation.metrics import Metrics
 from protocols.alink.credentials import sign
 
-PRODUCT_KEY = "bench"
+PRODUCT_KEY = "made-up"
 SECRET = b"0123456789abcdef0123456789abcdef"
 
 
+_disabled: set[str] = set()
+_ids: dict[tuple[str, str], int] = {}
+
+
 def lookup(keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Credentials]:
-    """Every device of `PRODUCT_KEY` exists, but for those whose name starts with `no-`; `off-` ones are disabled, `gw-` ones gateways."""
+    """Every device of `PRODUCT_KEY` exists but `no-...`; `off-...` and what `test.disable` named are disabled, `gw-...` are gateways."""
     return {
         key: Credentials(
             tenant_id=1,
-            device_id=n,
+            device_id=_ids.setdefault(key, len(_ids) + 1),
             product_key=key[0],
             device_name=key[1],
             site_id=None,
             is_gateway=key[1].startswith("gw-"),
-            enabled=not key[1].startswith("off-"),
+            enabled=not key[1].startswith("off-") and key[1] not in _disabled,
             secret=SECRET,
         )
-        for n, key in enumerate(keys, 1)
+        for key in keys
         if key[0] == PRODUCT_KEY and not key[1].startswith("no-")
     }
 
@@ -54,6 +58,12 @@ async def run(nats_url: str, token: str, port: int, stream_bytes: int) -> None:
     listener = socket.create_server(("127.0.0.1", port), backlog=4096)
     bus = await Bus.connect(nats_url, token, "access")
 
+    async def disable(data: bytes) -> bytes:
+        _disabled.add(data.decode())
+        return b""
+
+    await bus.serve("test.disable", disable)
+
     def ready() -> None:
         print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
 
@@ -68,13 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--nats", required=True)
     parser.add_argument("--token", default=secrets.token_hex(8))
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--stream-mib", type=int, default=4096)
+    parser.add_argument("--stream-bytes", type=int, default=4 << 30)
     parser.add_argument("--crash-dir", type=Path)
     options = parser.parse_args(arguments)
     configure("access")
     arm(options.crash_dir)
     try:
-        uvloop.run(run(options.nats, options.token, options.port, options.stream_mib << 20))
+        uvloop.run(run(options.nats, options.token, options.port, options.stream_bytes))
     except KeyboardInterrupt:
         return 0
     return 0
