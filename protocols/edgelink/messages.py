@@ -49,9 +49,11 @@ class Command(msgspec.Struct, frozen=True):
 
 
 Message = Exchange | ExchangeReply | Committed | Command
-_M = TypeVar("_M", Exchange, ExchangeReply, Committed, Command)
+_M = TypeVar("_M", bound=Message)
 _ENCODER = msgspec.json.Encoder()
-_DECODERS = {kind: msgspec.json.Decoder(kind) for kind in (Exchange, ExchangeReply, Committed, Command)}
+_DECODERS: dict[type, msgspec.json.Decoder[Message]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (Exchange, ExchangeReply, Committed, Command)
+}
 MAX_MESSAGE_BYTES = 256 * 1024
 
 
