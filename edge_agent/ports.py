@@ -141,8 +141,8 @@ class Intake(Protocol):
         """Add an event, gap, reply or presence record; alarm and reply frames close at once."""
         ...
 
-    def mark(self, key: str, value: bytes) -> None:
-        """Store a small value in the same transaction as the open live frame."""
+    def mark(self, key: str, value: bytes, lane: Lane = Lane.LIVE) -> None:
+        """Store a small value in the same transaction as that lane's open frame; call it after adding to the frame."""
         ...
 
     def when_durable(self, call: Callable[[], None]) -> None:

@@ -1,0 +1,165 @@
+"""The agent's life: start the stages, watch over them, and drain within ten seconds when asked to stop."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_agent.documents.registry import DeviceRegistry
+from edge_agent.documents.status import write_status
+from edge_agent.domain.clock import Clock
+from edge_agent.pipeline.collect import Collector
+from edge_agent.pipeline.forward import Forwarder
+from edge_agent.pipeline.obey import Obey
+from edge_agent.pipeline.presence import Presence
+from edge_agent.ports import Outbox
+from edge_agent.southbound.modbus import ModbusConnector
+from edge_agent.southbound.mqtt import FrontDoor
+from edge_agent.supervise import RestartPolicy, supervise
+
+log = logging.getLogger("edge.agent")
+
+CLEAN = "clean"  # mark: b"1" after a stop in order, b"0" while the agent runs
+FLUSH_S = 4.0  # of a drain: make everything durable
+SEND_S = 3.0  # of a drain: give the cloud what it takes
+STATUS_S = 1.0
+LINK_POLICY = RestartPolicy(first_s=0.5, ceiling_s=15.0, tries=None)
+
+
+@dataclass(slots=True)
+class Agent:
+    """All stages, wired (compose.py). `run` returns after a drain; a bug in a stage is raised and ends the process."""
+
+    data_dir: Path
+    clock: Clock
+    outbox: Outbox
+    collector: Collector
+    forwarder: Forwarder
+    obey: Obey
+    presence: Presence
+    registry: DeviceRegistry
+    connectors: Sequence[ModbusConnector]
+    front_door: FrontDoor | None
+    listen: tuple[str, int] | None
+    started_ms: int = 0
+    ready: Callable[[], None] = field(default=lambda: None)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain; raises what no stage could survive."""
+        self.started_ms = self.clock.now_ms()
+        await self.outbox.remember({CLEAN: b"0"})
+        collecting = asyncio.create_task(self.collector.run(), name="collect")
+        forwarding = asyncio.create_task(self._forward(), name="forward")
+        side = [
+            asyncio.create_task(stage(), name=name)
+            for name, stage in (("presence", self.presence.run), ("obey", self._expire), ("status", self._report))
+        ]
+        reading = [asyncio.create_task(connector.run(), name=f"connector-{index}") for index, connector in enumerate(self.connectors)]
+        if self.front_door is not None and self.listen is not None:
+            await self.front_door.start(*self.listen)
+            log.info("front_door.open", extra={"host": self.listen[0], "port": self.front_door.port})
+            reading.append(asyncio.create_task(self.front_door.run(), name="front-door"))
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        everything = [collecting, forwarding, *side, *reading]
+        self._write_status()
+        log.info("agent.ready", extra={"data_dir": str(self.data_dir)})
+        self.ready()
+        try:
+            ended, _ = await asyncio.wait([stopping, *everything], return_when=asyncio.FIRST_COMPLETED)
+            for task in ended - {stopping}:
+                task.result()  # raises: no stage ends by itself
+            await self._drain(reading, forwarding)
+        finally:
+            for task in (stopping, *everything):
+                task.cancel()
+            await asyncio.gather(stopping, *everything, return_exceptions=True)
+            if self.front_door is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await self.front_door.close()
+            await self.outbox.close()
+            self._write_status(running=False)
+            self.registry.close()
+
+    async def _drain(self, reading: "Sequence[asyncio.Task[None]]", forwarding: "asyncio.Task[None]") -> None:
+        """Stop reading, make durable what was read, send what the cloud takes, and note that this was a stop in order."""
+        log.info("agent.draining")
+        if self.front_door is not None:
+            self.front_door.stop_reading()
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+        clean = await self._within(FLUSH_S, self.collector.flush())
+        if self.front_door is not None:
+            await self._within(1.0, self.front_door.close())
+        if self.forwarder.connected:
+            await self._within(SEND_S, self._sent())
+        forwarding.cancel()
+        if clean:
+            await self._within(1.0, self.outbox.remember({CLEAN: b"1"}))
+        log.info("agent.drained", extra={"clean": clean, "left": sum(held.frames for held in self.outbox.state().lanes.values())})
+
+    async def _within(self, seconds: float, work: Awaitable[None]) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await work
+        except TimeoutError:
+            return False
+        return True
+
+    async def _sent(self) -> None:
+        while self.forwarder.connected and not self.forwarder.idle:  # noqa: ASYNC110 - two conditions of others, once in a life
+            await asyncio.sleep(0.02)
+
+    async def _forward(self) -> None:
+        await supervise("forward", self.forwarder.run, LINK_POLICY, now=self.clock.monotonic, sleep=asyncio.sleep)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            self.obey.expire()
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(STATUS_S)
+            self._write_status()
+
+    def _write_status(self, *, running: bool = True) -> None:
+        try:
+            write_status(self.data_dir, self.status() | ({} if running else {"pid": None}))
+        except OSError as problem:  # a full disk must not end the agent; the buffer says so in its own way
+            log.debug("status.not_written", extra={"problem": str(problem)})
+
+    def status(self) -> dict[str, object]:
+        """What `edgectl` shows."""
+        state = self.outbox.state()
+        lanes = {
+            lane.value: {
+                "floor": held.floor, "next": held.next_seq, "frames": held.frames, "bytes": held.used_bytes, "readings": held.readings,
+                "collected": held.collected, "delivered": held.delivered, "in_gaps": held.in_gaps,
+            }
+            for lane, held in state.lanes.items()
+        }  # fmt: skip
+        door = self.front_door
+        return {
+            "pid": os.getpid(),
+            "started_ms": self.started_ms,
+            "written_ms": self.clock.now_ms(),
+            "uplink": {
+                "connected": self.forwarder.connected,
+                "since_ms": self.forwarder.connected_since_ms,
+                "connects": self.forwarder.reconnects,
+                "frames_sent": self.forwarder.sent,
+                "frames_refused": self.forwarder.refused,
+            },
+            "front_door": None if door is None else {"port": door.port, "attached": len(door.attached), **door.counts},
+            "connectors": [connector.status() for connector in self.connectors],
+            "devices": [
+                {"product_key": key.product_key, "device_name": key.device_name, "source": source, "online": online, "since_ms": since_ms}
+                for key, (online, since_ms, source) in self.presence.states.items()
+            ],
+            "buffer": {"buffer_id": state.buffer_id.hex(), "boot": state.boot, "quota_bytes": state.quota_bytes, "lanes": lanes},
+        }

@@ -1,0 +1,112 @@
+"""The agent's composition root: read it from top to bottom and you have read the architecture."""
+
+
+from edge_agent.agent import CLEAN, Agent
+from edge_agent.buffer.outbox import SqliteOutbox
+from edge_agent.documents.registry import DeviceNote, DeviceRegistry
+from edge_agent.domain.clock import Clock, SystemClock
+from edge_agent.domain.crashpoint import arm_crash_points
+from edge_agent.domain.sampling import LastRow
+from edge_agent.domain.seen import SeenRing
+from edge_agent.northbound.link import MqttUplink
+from edge_agent.pipeline import obey as obeying
+from edge_agent.pipeline.collect import Collector
+from edge_agent.pipeline.forward import Forwarder
+from edge_agent.pipeline.obey import Obey
+from edge_agent.pipeline.presence import Presence
+from edge_agent.ports import DeviceKey, Outbox, Route
+from edge_agent.settings import Settings
+from edge_agent.southbound.catalogue import CONNECTORS
+from edge_agent.southbound.modbus import MARK_PREFIX
+from edge_agent.southbound.mqtt import SOURCE, Appliance, FrontDoor
+from protocols.edgelink.lanes import Lane
+
+BUFFER = "buffer.db"
+SEEN = {Lane.LIVE: "seen/live/", Lane.ALARM: "seen/alarm/"}
+
+
+def open_outbox(settings: Settings, clock: Clock) -> SqliteOutbox:
+    """The buffer file of this gateway; raises OutboxUnavailable (a second agent, the disk) and OutboxDamaged."""
+    return SqliteOutbox(
+        settings.data_dir / BUFFER,
+        quota_bytes=settings.buffer.quota_bytes,
+        gateway=(settings.gateway.product_key, settings.gateway.device_name),
+        now_ms=clock.now_ms,
+        in_doubt=2 * settings.uplink.window,
+    )
+
+
+async def compose(settings: Settings, clock: Clock | None = None, outbox: Outbox | None = None) -> Agent:
+    """Build the agent; raises what opening the buffer raises, and OSError for the data directory."""
+    clock = clock or SystemClock()
+    arm_crash_points(settings.crash_dir)
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    # the buffer, and what the run before left in it
+    outbox = outbox or open_outbox(settings, clock)
+    marks = await outbox.marks()
+    clean = marks.get(CLEAN) == b"1"
+    seen = {lane: SeenRing(prefix, marks) for lane, prefix in SEEN.items()}
+    collector = Collector(outbox, seen, close_after_s=settings.buffer.close_after_ms / 1000)
+
+    # the devices behind this gateway
+    models = {DeviceKey(device.product_key, device.device_name): device.model for device in settings.devices}
+    keys = {key.device_name: key for key in models}
+    sources = dict.fromkeys(models, SOURCE) | {keys[plan.device]: plan.name for plan in settings.connectors}
+    registry = DeviceRegistry(settings.data_dir)
+    presence = Presence(sources, collector, clock, lambda board: _note(board, registry))
+
+    # down: commands
+    routes: dict[DeviceKey, Route] = {}
+    answered = {key: value for key, value in marks.items() if key.startswith(obeying.MARK_PREFIX)}
+    obey = Obey(models, routes, collector, clock, answered)
+
+    # southbound
+    connectors = []
+    for plan in settings.connectors:
+        key = keys[plan.device]
+        last = LastRow.from_bytes(marks.get(MARK_PREFIX + str(key)))
+        connectors.append(CONNECTORS[plan.kind](plan, key, models[key], collector, presence, clock, last, clean))
+    front_door = listen = None
+    if settings.front_door is not None:
+        secrets = {DeviceKey(*who): secret for who, secret in settings.front_door.secrets.items()}
+        appliances = {key: Appliance(key, models[key], secret) for key, secret in secrets.items()}
+        front_door = FrontDoor(appliances, collector, presence, routes, seen, clock, obey.answered)
+        listen = (settings.front_door.host, settings.front_door.port)
+
+    # northbound
+    gateway, uplink = settings.gateway, settings.uplink
+    link = MqttUplink(
+        uplink.host,
+        uplink.port,
+        gateway.product_key,
+        gateway.device_name,
+        gateway.secret,
+        keepalive_s=uplink.keepalive_s,
+        window=uplink.window,
+    )
+    forwarder = Forwarder(
+        outbox,
+        link,
+        clock,
+        gateway=(gateway.product_key, gateway.device_name),
+        window=uplink.window,
+        obey=obey.handle,
+        linked=presence.linked,
+    )
+    return Agent(settings.data_dir, clock, outbox, collector, forwarder, obey, presence, registry, connectors, front_door, listen)
+
+
+def _note(presence: Presence, registry: DeviceRegistry) -> None:
+    """Keep the latest presence of each device, and when it was first seen."""
+    before = registry.notes()
+    notes = {}
+    for key, (online, since_ms, source) in presence.states.items():
+        known = before.get((key.product_key, key.device_name))
+        first_ms = known.first_seen_ms if known else 0
+        notes[key.product_key, key.device_name] = DeviceNote(
+            key.product_key, key.device_name, source, online, first_ms or (since_ms if online else 0), since_ms
+        )
+    registry.keep(notes)
+
+

@@ -1,0 +1,68 @@
+"""Which messages of appliances are already in the buffer: an appliance repeats what was not acknowledged, also after a kill.
+
+A ring of digests, stored in the same transaction as the frames that hold the messages. It reaches back 4,096 commits or 32,768 messages,
+whichever is less, and what the agent's previous run left stays known for as long as this one lasts.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from hashlib import blake2b
+
+SLOTS = 4_096
+DIGESTS = 32_768
+SIZE = 8  # bytes of a digest: a chance of 1 in 2^34 that any two of 32,768 messages are taken for one
+
+
+def salt_of(topic: str) -> bytes:
+    """16 bytes that keep equal payloads of different devices and topics apart."""
+    return blake2b(topic.encode(), digest_size=16).digest()
+
+
+def digest_of(payload: bytes, salt: bytes, packet_id: bytes = b"") -> bytes:
+    """Eight bytes for a message. Give the packet id where equal payloads may be different messages (values without times)."""
+    return blake2b(payload, digest_size=SIZE, salt=salt, person=packet_id).digest()
+
+
+class SeenRing:
+    """Digests of one lane. `stored` are its marks (key -> slot number, then digests) as the outbox kept them."""
+
+    __slots__ = ("_prefix", "_recent", "_slot", "_slots", "_total", "before", "fresh")
+
+    def __init__(self, prefix: str, stored: Mapping[str, bytes]) -> None:
+        self._prefix = prefix
+        values = [value for key, value in stored.items() if key.startswith(prefix) and len(value) >= 8 + SIZE]
+        self.before = frozenset(value[at : at + SIZE] for value in values for at in range(8, len(value) - SIZE + 1, SIZE))
+        self._slots: deque[tuple[int, list[bytes]]] = deque()
+        self._recent: dict[bytes, None] = {}
+        self._slot = max((int.from_bytes(value[:8], "big") for value in values), default=0) + 1
+        self._total = 0
+        self.fresh: list[bytes] = []
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._recent or digest in self.before
+
+    def add(self, digest: bytes) -> None:
+        """Remember a message that enters the open frame."""
+        self._recent[digest] = None
+        self.fresh.append(digest)
+
+    def take(self) -> dict[str, bytes]:
+        """The marks to write with the frame that is closing; empty values free old slots."""
+        if not self.fresh:
+            return {}
+        slot, digests = self._slot, self.fresh
+        self._slot, self.fresh = slot + 1, []
+        self._slots.append((slot, digests))
+        self._total += len(digests)
+        marks = {}
+        while (self._total > DIGESTS and len(self._slots) > 1) or len(self._slots) >= SLOTS:
+            old, gone = self._slots.popleft()
+            self._total -= len(gone)
+            for digest in gone:
+                self._recent.pop(digest, None)
+            marks[self._key(old)] = b""
+        marks[self._key(slot)] = slot.to_bytes(8, "big") + b"".join(digests)
+        return marks
+
+    def _key(self, slot: int) -> str:
+        return f"{self._prefix}{slot % SLOTS:04d}"

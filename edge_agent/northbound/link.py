@@ -1,0 +1,118 @@
+"""The uplink: MQTT 5 to the cloud's front door, through aiomqtt.
+
+A fresh client for each connection: the buffer owns what is not delivered, paho keeps nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiomqtt
+from paho.mqtt.client import Client as PahoClient
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_agent.ports import LinkDown
+from protocols.alink.credentials import sign
+from protocols.edgelink.messages import Command, Committed, ExchangeReply, decode_message
+from protocols.edgelink.topics import EdgeChannel, EdgeTopic, downlink_topics
+from protocols.errors import Refused
+
+log = logging.getLogger("edge.link")
+
+_KINDS: dict[EdgeChannel, Any] = {
+    EdgeChannel.DOWN_COMMITTED: Committed,
+    EdgeChannel.DOWN_EXCHANGE: ExchangeReply,
+    EdgeChannel.DOWN_COMMAND: Command,
+}
+CONNECT_S = 10.0
+
+
+class _Client(aiomqtt.Client):
+    """aiomqtt's `publish` forgets the PUBACK's reason code, and the forwarder has to know it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.outcomes: dict[int, asyncio.Future[int]] = {}
+
+    def _on_publish(self, client: PahoClient, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties) -> None:
+        outcome = self.outcomes.pop(mid, None)
+        if outcome is not None and not outcome.done():
+            outcome.set_result(int(reason_code.value))
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def send(self, topic: str, payload: bytes) -> "asyncio.Future[int]":
+        """Hand a QoS 1 message to paho; the future brings its PUBACK's reason code. Raises LinkDown."""
+        info = self._client.publish(topic, payload, 1)
+        if info.rc:
+            raise LinkDown(f"not sent: paho error {info.rc}")
+        outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.outcomes[info.mid] = outcome
+        return outcome
+
+
+class Session:
+    """`UplinkSession` over one aiomqtt connection."""
+
+    def __init__(self, client: _Client, product_key: str, device_name: str) -> None:
+        self._client = client
+        self._up = {channel: str(EdgeTopic(product_key, device_name, channel)) for channel in EdgeChannel if channel.is_uplink}
+        self._down = {str(EdgeTopic(product_key, device_name, channel)): kind for channel, kind in _KINDS.items()}
+
+    async def publish(self, channel: EdgeChannel, payload: bytes) -> int:
+        return await self._client.send(self._up[channel], payload)
+
+    async def messages(self) -> AsyncIterator[ExchangeReply | Committed | Command]:
+        try:
+            async for message in self._client.messages:
+                kind = self._down.get(str(message.topic))
+                if kind is None or not isinstance(message.payload, bytes):
+                    continue
+                try:
+                    yield decode_message(kind, message.payload)
+                except Refused as refused:
+                    log.warning("downlink.refused", extra={"topic": str(message.topic), "problem": str(refused)})
+        except aiomqtt.MqttError as problem:
+            raise LinkDown(str(problem)) from problem
+        raise LinkDown("the cloud closed the connection")
+
+
+class MqttUplink:
+    """`Uplink` by host and credentials."""
+
+    def __init__(self, host: str, port: int, product_key: str, device_name: str, secret: str, *, keepalive_s: int, window: int) -> None:
+        self._host, self._port = host, port
+        self._product_key, self._device_name, self._secret = product_key, device_name, secret
+        # paho sends a ping after one keepalive of silence and gives up after a second one: a dead link is noticed in 1.5 `keepalive_s`.
+        self._keepalive_s = max(1, keepalive_s * 3 // 4)
+        self._window = window
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Session]:
+        """A connection; raises LinkDown, also when it breaks while in use."""
+        who = sign(self._product_key, self._device_name, self._secret)
+        client = _Client(
+            self._host,
+            self._port,
+            identifier=who.client_id,
+            username=who.username,
+            password=who.password.decode(),
+            protocol=aiomqtt.ProtocolVersion.V5,
+            clean_start=True,
+            keepalive=self._keepalive_s,
+            timeout=CONNECT_S,
+            max_inflight_messages=self._window + 4,  # frames, exchange
+        )
+        client.pending_calls_threshold = 1 << 20
+        try:
+            async with client:
+                for topic in downlink_topics(self._product_key, self._device_name):
+                    await client.subscribe(topic, qos=1)
+                yield Session(client, self._product_key, self._device_name)
+        except aiomqtt.MqttError as problem:
+            raise LinkDown(f"{self._host}:{self._port}: {problem}") from problem
+        finally:
+            for outcome in client.outcomes.values():
+                outcome.cancel()

@@ -1,0 +1,224 @@
+"""Frames on their way to the cloud: a window of them in flight, the most urgent lane first, nothing forgotten before it is committed."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from edge_agent.domain.clock import Clock
+from edge_agent.domain.crashpoint import crash_point
+from edge_agent.ports import LinkDown, Outbox, Uplink, UplinkSession
+from protocols.edgelink.columns import NO_COLUMNS
+from protocols.edgelink.frame import body_of, decode_body, encode_body
+from protocols.edgelink.lanes import LANES, Gap, GapReason, Lane
+from protocols.edgelink.losses import gaps_of
+from protocols.edgelink.messages import Command, Committed, Exchange, ExchangeReply, LaneSpan, encode_message
+from protocols.edgelink.records import GapRecord
+from protocols.edgelink.topics import EdgeChannel
+from protocols.errors import Refused, TryAgain
+
+log = logging.getLogger("edge.forward")
+
+MEET_S = 3.0  # how long the cloud's watermarks are waited for; without them sending starts at our own
+STALL_S = 15.0  # frames acknowledged and not committed for so long: ask again
+READ_AHEAD = 16  # frames read from the buffer at a time
+_CHANGE_FIRST = frozenset((0x90, 0x95, 0x99))  # topic invalid, too large, payload invalid: sending it again changes nothing
+_EXCHANGE = EdgeChannel.UP_EXCHANGE
+
+
+class Forwarder:
+    """Moves frames from the outbox through an uplink. `run` ends with TryAgain when the link is down; start it again."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        uplink: Uplink,
+        clock: Clock,
+        *,
+        gateway: tuple[str, str],
+        window: int,
+        obey: Callable[[Command], None],
+        linked: Callable[[bool], None],
+    ) -> None:
+        self._outbox, self._uplink, self._clock = outbox, uplink, clock
+        self._gateway, self._obey, self._linked = gateway, obey, linked
+        self._window = window
+        self._cursor: dict[Lane, int] = {}  # the last seq sent on this connection
+        self._ahead: dict[Lane, deque[tuple[int, bytes]]] = {lane: deque() for lane in LANES}
+        self._met = asyncio.Event()
+        self._replaced: set[tuple[Lane, int]] = set()
+        self._in_flight = 0
+        self._progress_at = 0.0
+        self.connected_since_ms: int | None = None
+        self.sent = self.refused = self.reconnects = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether the cloud has committed everything."""
+        return all(held.frames == 0 for held in self._outbox.state().lanes.values())
+
+    @property
+    def connected(self) -> bool:
+        return self.connected_since_ms is not None
+
+    async def run(self) -> None:
+        """One connection; raises LinkDown (or another TryAgain) when it ends."""
+        try:
+            async with self._uplink.connect() as session:
+                self.connected_since_ms = self._clock.now_ms()
+                self.reconnects += 1
+                log.info("link.up")
+                self._start_over(self._floors())
+                self._met.clear()
+                self._linked(True)
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._listen(session), name="forward-listen")
+                    tasks.create_task(self._send(session, tasks), name="forward-send")
+                    tasks.create_task(self._watch(session), name="forward-watch")
+        except* TryAgain as problems:
+            raise _first(problems) from None
+        finally:
+            if self.connected:
+                self.connected_since_ms = None
+                self._linked(False)
+                log.warning("link.down")
+
+    # --- sending
+
+    async def _send(self, session: UplinkSession, tasks: asyncio.TaskGroup) -> None:
+        await self._meet(session)
+        window = asyncio.Semaphore(self._window)
+        while True:
+            await window.acquire()
+            lane, seq, frame = await self._pick()
+            self._in_flight += 1
+            tasks.create_task(self._deliver(session, lane, seq, frame, window), name=f"forward-{lane}-{seq}")
+
+    async def _meet(self, session: UplinkSession) -> None:
+        """Exchange watermarks; a cloud that can take frames and not answer yet gets them all the same."""
+        state = self._outbox.state()
+        lanes = {lane: LaneSpan(held.floor, held.next_seq) for lane, held in state.lanes.items()}
+        reason = await session.publish(_EXCHANGE, encode_message(Exchange(state.buffer_id.hex(), state.boot, lanes)))
+        if reason >= 0x80:
+            raise LinkDown(f"the cloud refused the exchange: reason {reason:#04x}")
+        try:
+            async with asyncio.timeout(MEET_S):
+                await self._met.wait()
+        except TimeoutError:
+            log.info("link.no_watermarks")
+
+    async def _pick(self) -> tuple[Lane, int, bytes]:
+        """The next frame of the most urgent lane that has one; waits for one."""
+        while True:
+            state = self._outbox.state()
+            for lane in LANES:
+                held = state.lanes[lane]
+                if held.frames == 0 or held.next_seq - 1 <= self._cursor[lane]:
+                    continue
+                ahead = self._ahead[lane]
+                if not ahead:
+                    cursor = self._cursor[lane]
+                    frames = await self._outbox.next(lane, cursor, READ_AHEAD)
+                    if self._cursor[lane] != cursor:  # the cloud asked for something else meanwhile
+                        break
+                    if not frames:
+                        self._cursor[lane] = held.next_seq - 1
+                        break
+                    ahead.extend(frames)
+                seq, frame = ahead.popleft()
+                self._cursor[lane] = seq
+                return lane, seq, frame
+            else:
+                await self._outbox.arrival(self._cursor)
+
+    async def _deliver(self, session: UplinkSession, lane: Lane, seq: int, frame: bytes, window: asyncio.Semaphore) -> None:
+        try:
+            reason = await session.publish(EdgeChannel.of_lane(lane), frame)
+            crash_point("forward.after_send")
+            if reason < 0x80:
+                self.sent += 1
+                self._progress_at = self._clock.monotonic()
+            elif reason in _CHANGE_FIRST and (lane, seq) not in self._replaced:
+                await self._give_up(lane, seq, frame, reason)
+            else:
+                raise LinkDown(f"the cloud refused {lane} {seq}: reason {reason:#04x}")
+        finally:
+            self._in_flight -= 1
+            window.release()
+
+    async def _give_up(self, lane: Lane, seq: int, frame: bytes, reason: int) -> None:
+        """A frame the cloud will never take becomes the gap it leaves; the frame itself stays in the local quarantine."""
+        log.error("frame.refused", extra={"lane": lane.value, "seq": seq, "reason": f"{reason:#04x}"})
+        self.refused += 1
+        self._replaced.add((lane, seq))
+        await self._outbox.replace(lane, seq, refused_body(frame, self._gateway, self._clock.now_ms()))
+        self._rewind(lane, seq - 1)
+
+    # --- listening
+
+    async def _listen(self, session: UplinkSession) -> None:
+        ours = self._outbox.state().buffer_id.hex()
+        async for message in session.messages():
+            match message:
+                case Committed(buffer_id, committed) if buffer_id == ours:
+                    crash_point("forward.before_watermark")
+                    await self._forget(committed)
+                case ExchangeReply(buffer_id, committed) if buffer_id == ours:
+                    await self._outbox.reconcile(committed)
+                    self._start_over(self._floors())
+                    self._met.set()
+                case Command():
+                    self._obey(message)
+                case _:
+                    log.info("downlink.of_another_buffer")
+
+    async def _forget(self, committed: Mapping[Lane, int]) -> None:
+        """Drop what the cloud's store has, and no more."""
+        for lane, seq in committed.items():
+            await self._outbox.committed(lane, min(seq, self._outbox.state().lanes[lane].next_seq - 1))
+        self._progress_at = self._clock.monotonic()
+
+    async def _watch(self, session: UplinkSession) -> None:
+        """Ask for the watermarks again when acknowledged frames are not committed for long, ever more seldom."""
+        wait_s = STALL_S
+        self._progress_at = self._clock.monotonic()
+        while True:
+            await asyncio.sleep(1.0)
+            if self.idle:
+                self._progress_at, wait_s = self._clock.monotonic(), STALL_S
+            elif self._clock.monotonic() - self._progress_at > wait_s:
+                log.info("link.stalled", extra={"after_s": wait_s})
+                wait_s = min(2 * wait_s, 600.0)
+                self._progress_at = self._clock.monotonic()
+                self._met.clear()
+                await self._meet(session)
+
+    def _floors(self) -> dict[Lane, int]:
+        return {lane: held.floor - 1 for lane, held in self._outbox.state().lanes.items()}
+
+    def _start_over(self, after: Mapping[Lane, int]) -> None:
+        """Send everything behind `after` (again)."""
+        for lane in LANES:
+            self._rewind(lane, after[lane])
+
+    def _rewind(self, lane: Lane, seq: int) -> None:
+        self._cursor[lane] = seq
+        self._ahead[lane].clear()
+
+
+def refused_body(frame: bytes, gateway: tuple[str, str], now_ms: int) -> bytes:
+    """The gap records that stand for a frame the cloud refused; of an unreadable one only the gateway can be named."""
+    try:
+        columns, records = decode_body(body_of(frame))
+        gaps = gaps_of(columns, records, GapReason.REFUSED_FRAME)
+    except Refused:
+        gaps = (Gap(*gateway, (), 0, now_ms, None, GapReason.REFUSED_FRAME),)
+    return encode_body(NO_COLUMNS, tuple(GapRecord(gap) for gap in gaps))
+
+
+def _first(problems: BaseExceptionGroup[TryAgain]) -> TryAgain:
+    found: BaseException = problems
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, TryAgain)
+    return found

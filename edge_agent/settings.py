@@ -1,0 +1,345 @@
+"""The one TOML file of the agent: read once, typed, handed down. An error names the key and says what is allowed.
+
+Every value under [gateway], [uplink], [front_door] and [buffer], and `data_dir`, can be overridden by a variable named after its key:
+HEARTHLINE_EDGE_UPLINK_HOST is `uplink.host`, HEARTHLINE_EDGE_DATA_DIR is `data_dir`. HEARTHLINE_CRASH_DIR arms the crash points of tests.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_agent.southbound.catalogue import CONNECTORS
+from edge_agent.southbound.plan import ModbusPlan, NamedPoint
+from protocols.errors import Reason, Refused
+from protocols.field.modbus import NumberType, Point, Table, WordOrder
+from protocols.thing import library
+from protocols.thing.datatypes import is_numeric
+from protocols.thing.model import ThingModel, parse_thing_model
+
+PREFIX = "HEARTHLINE_EDGE_"
+CRASH_DIR = "HEARTHLINE_CRASH_DIR"
+NAME_LIMIT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    product_key: str
+    device_name: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    host: str
+    port: int
+    keepalive_s: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrontDoor:
+    """`secrets` by (product_key, device_name)."""
+
+    host: str
+    port: int
+    secrets: Mapping[tuple[str, str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    quota_bytes: int
+    close_after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    product_key: str
+    device_name: str
+    model: ThingModel
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    path: Path
+    data_dir: Path
+    gateway: Gateway
+    uplink: Uplink
+    front_door: FrontDoor | None
+    buffer: Buffer
+    devices: tuple[Device, ...]
+    connectors: tuple[ModbusPlan, ...]
+    crash_dir: Path | None
+
+    def device(self, name: str) -> Device:
+        """The device called `name`; raises KeyError."""
+        return next(device for device in self.devices if device.device_name == name)
+
+
+def refuse(key: str, problem: str) -> Refused:
+    """The error of one key."""
+    return Refused(Reason.BAD_CONFIGURATION, f"{key}: {problem}")
+
+
+_REQUIRED: Any = object()
+
+
+class _Section:
+    """One table of the file: takes its keys one by one and refuses what is left over."""
+
+    def __init__(self, table: object, key: str, environ: Mapping[str, str] | None = None) -> None:
+        if not isinstance(table, dict):
+            raise refuse(key, f"must be a table, not {table!r}")
+        self._left: dict[str, Any] = dict(table)
+        self._known: list[str] = []
+        self._key = key
+        self._environ = environ or {}
+
+    def key(self, name: str) -> str:
+        return f"{self._key}.{name}" if self._key else name
+
+    def take(self, name: str, default: Any = _REQUIRED) -> Any:
+        self._known.append(name)
+        variable = PREFIX + self.key(name).replace(".", "_").upper()
+        value = self._left.pop(name, None)
+        if variable in self._environ:
+            return self._environ[variable]
+        if value is None:
+            if default is _REQUIRED:
+                raise refuse(self.key(name), "is missing")
+            return default
+        return value
+
+    def text(self, name: str, default: Any = _REQUIRED, *, limit: int = 4096) -> str:
+        value = self.take(name, default)
+        if not isinstance(value, str) or not 0 < len(value) <= limit:
+            raise refuse(self.key(name), f"must be a text of 1 to {limit} characters, not {value!r}")
+        return value
+
+    def optional(self, name: str) -> str | None:
+        value = self.take(name, None)
+        if value is not None and (not isinstance(value, str) or not value):
+            raise refuse(self.key(name), f"must be a text, not {value!r}")
+        return value
+
+    def identity(self, name: str) -> str:
+        """A product key or device name: what fits one level of a topic."""
+        value = self.text(name, limit=NAME_LIMIT)
+        if any(letter in "/+#&|" or letter.isspace() or not letter.isprintable() for letter in value):
+            raise refuse(self.key(name), f"may hold no space, '/', '+', '#', '&' or '|': {value!r}")
+        return value
+
+    def integer(self, name: str, default: Any = _REQUIRED, *, low: int, high: int) -> int:
+        value = self.take(name, default)
+        if isinstance(value, str) and value.lstrip("-").isdigit():
+            value = int(value)  # from the environment
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise refuse(self.key(name), f"must be a whole number from {low} to {high}, not {value!r}")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        value = self.take(name, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or value != value or abs(value) == float("inf"):
+            raise refuse(self.key(name), f"must be a finite number, not {value!r}")
+        return float(value)
+
+    def choice(self, name: str, allowed: tuple[str, ...], default: Any = _REQUIRED) -> Any:
+        value = self.take(name, default)
+        if value not in allowed:
+            raise refuse(self.key(name), f"must be one of {', '.join(allowed)}, not {value!r}")
+        return value
+
+    def tables(self, name: str) -> list["_Section"]:
+        value = self.take(name, [])
+        if not isinstance(value, list):
+            raise refuse(self.key(name), f"must be a list of tables: write [[{self.key(name)}]]")
+        return [_Section(table, f"{self.key(name)}[{index}]") for index, table in enumerate(value)]
+
+    def finish(self) -> None:
+        if self._left:
+            unknown = sorted(self._left)[0]
+            raise refuse(self.key(unknown), f"is no key of this file; here are allowed: {', '.join(sorted(self._known))}")
+
+
+def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings in `path`; raises Refused(BAD_CONFIGURATION) naming the key."""
+    environ = os.environ if environ is None else environ
+    document = _toml(path)
+    home = path.resolve().parent
+    root = _Section(document, "", environ)
+    data_dir = home / root.text("data_dir", "data")
+
+    section = _Section(root.take("gateway"), "gateway", environ)
+    gateway = Gateway(section.identity("product_key"), section.identity("device_name"), _secret(section, home))
+    section.finish()
+
+    section = _Section(root.take("uplink"), "uplink", environ)
+    uplink = Uplink(
+        section.text("host"),
+        section.integer("port", 1883, low=1, high=65535),
+        section.integer("keepalive_s", 30, low=2, high=1200),
+        section.integer("window", 16, low=1, high=1024),
+    )
+    section.finish()
+
+    section = _Section(root.take("buffer", {}), "buffer", environ)
+    buffer = Buffer(
+        section.integer("quota_bytes", 1 << 30, low=1 << 20, high=1 << 50),
+        section.integer("close_after_ms", 50, low=1, high=10_000),
+    )
+    section.finish()
+
+    devices = tuple(_device(table, home) for table in root.tables("device"))
+    _unique("device", "device_name", [device.device_name for device in devices])
+    front_door = _front_door(root.take("front_door", None), home, environ, devices)
+    connectors = tuple(_connector(table, devices) for table in root.tables("connector"))
+    _unique("connector", "name", [connector.name for connector in connectors])
+    _unique("connector", "device", [connector.device for connector in connectors])
+    root.finish()
+    crash_dir = environ.get(CRASH_DIR)
+    return Settings(
+        path.resolve(), data_dir, gateway, uplink, front_door, buffer, devices, connectors, Path(crash_dir) if crash_dir else None
+    )
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise refuse(str(path), "does not exist; `edgectl init` writes one") from None
+    except OSError as problem:
+        raise refuse(str(path), f"cannot be read: {problem.strerror}") from problem
+    except UnicodeDecodeError as problem:
+        raise refuse(str(path), f"is not UTF-8: {problem.reason} at byte {problem.start}") from problem
+    except tomllib.TOMLDecodeError as problem:
+        raise refuse(str(path), f"is not TOML: {problem}") from problem
+
+
+def _private(path: Path, key: str) -> str:
+    """The text of a file of secrets; raises Refused when it is missing or others may read it."""
+    try:
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise refuse(key, f"{path} may be read by others (mode {mode:04o}); run: chmod 600 {path}")
+        return path.read_text(encoding="utf-8")
+    except OSError as problem:
+        raise refuse(key, f"{path} cannot be read: {problem.strerror}") from problem
+
+
+def _secret(section: _Section, home: Path) -> str:
+    key = section.key("secret_file")
+    secret = _private(home / section.text("secret_file", "gateway.secret"), key).strip()
+    if not secret:
+        raise refuse(key, "is empty; it must hold the device secret that the cloud gave for this gateway")
+    return secret
+
+
+def _front_door(table: object, home: Path, environ: Mapping[str, str], devices: tuple[Device, ...]) -> FrontDoor | None:
+    if table is None:
+        return None
+    section = _Section(table, "front_door", environ)
+    host = section.text("host", "127.0.0.1")
+    port = section.integer("port", 1884, low=0, high=65535)
+    file = home / section.text("secrets_file", "appliances.toml")
+    key = section.key("secrets_file")
+    section.finish()
+    try:
+        document = tomllib.loads(_private(file, key))
+    except tomllib.TOMLDecodeError as problem:
+        raise refuse(key, f"{file} is not TOML: {problem}") from problem
+    known = {(device.product_key, device.device_name) for device in devices}
+    secrets: dict[tuple[str, str], str] = {}
+    for product_key, names in document.items():
+        if not isinstance(names, dict):
+            raise refuse(key, f'{file}: write [{product_key}], then device_name = "secret" lines below it')
+        for name, secret in names.items():
+            if not isinstance(secret, str) or not secret:
+                raise refuse(key, f"{file}: {product_key}.{name} must be a text")
+            if (product_key, name) not in known:
+                raise refuse(key, f"{file}: {product_key}.{name} has no [[device]] in the configuration")
+            secrets[product_key, name] = secret
+    return FrontDoor(host, port, secrets)
+
+
+def _device(section: _Section, home: Path) -> Device:
+    product_key, name = section.identity("product_key"), section.identity("device_name")
+    source = section.text("thing_model")
+    section.finish()
+    return Device(product_key, name, _thing_model(source, home, section.key("thing_model")))
+
+
+def _thing_model(source: str, home: Path, key: str) -> ThingModel:
+    if source in library.names():
+        return library.load(source)
+    try:
+        return parse_thing_model((home / source).read_bytes())
+    except OSError as problem:
+        names = ", ".join(library.names())
+        raise refuse(key, f"{source!r} is no readable file ({problem.strerror}) and none of the library: {names}") from problem
+    except Refused as problem:
+        raise refuse(key, f"{source}: {problem}") from problem
+
+
+def _connector(section: _Section, devices: tuple[Device, ...]) -> ModbusPlan:
+    name = section.text("name", limit=NAME_LIMIT)
+    kind = section.choice("kind", tuple(CONNECTORS))
+    device_name = section.text("device", limit=NAME_LIMIT)
+    device = next((device for device in devices if device.device_name == device_name), None)
+    if device is None:
+        names = ", ".join(device.device_name for device in devices) or "none"
+        raise refuse(section.key("device"), f"must be the device_name of a [[device]] ({names}), not {device_name!r}")
+    host = section.text("host")
+    port = section.integer("port", 502, low=1, high=65535)
+    unit_id = section.integer("unit_id", 1, low=0, high=255)
+    poll_ms = section.integer("poll_ms", 1000, low=5, high=86_400_000)
+    timeout_ms = section.integer("timeout_ms", 1000, low=10, high=60_000)
+    sample_on, time_from = section.optional("sample_on"), section.optional("time_from")
+    points = tuple(_point(table, device) for table in section.tables("point"))
+    section.finish()
+    if not points:
+        raise refuse(section.key("point"), "is missing: a connector needs at least one [[connector.point]]")
+    key = section.key("point")
+    _unique(key, "name", [point.name for point in points])
+    _unique(key, "property", [point.property for point in points if point.property])
+    for role, wanted in (("sample_on", sample_on), ("time_from", time_from)):
+        if wanted is None:
+            continue
+        chosen = next((point for point in points if point.name == wanted), None)
+        if chosen is None:
+            raise refuse(section.key(role), f"must be the name of one of this connector's points, not {wanted!r}")
+        if chosen.point.type in (NumberType.BOOL, NumberType.FLOAT32, NumberType.FLOAT64) or chosen.point.scale != 1.0:
+            raise refuse(section.key(role), f"must name an integer point with scale 1; {wanted!r} is {chosen.point.type}")
+    return ModbusPlan(
+        name=name, kind=kind, device=device_name, host=host, port=port, unit_id=unit_id, poll_ms=poll_ms, timeout_ms=timeout_ms,
+        sample_on=sample_on, time_from=time_from, points=points,
+    )  # fmt: skip
+
+
+def _point(section: _Section, device: Device) -> NamedPoint:
+    name = section.text("name", limit=NAME_LIMIT)
+    table = Table(section.choice("table", tuple(Table)))
+    address = section.integer("address", low=0, high=65535)
+    kinds = (NumberType.BOOL,) if table.is_bits else tuple(NumberType)
+    kind = NumberType(section.choice("type", kinds, NumberType.BOOL if table.is_bits else NumberType.UINT16))
+    word_order = WordOrder(section.choice("word_order", tuple(WordOrder), WordOrder.BIG))
+    scale = section.number("scale", 1.0)
+    identifier = section.optional("property")
+    section.finish()
+    try:
+        point = Point(table, address, kind, word_order, scale)
+    except Refused as problem:
+        raise refuse(section.key("scale" if scale == 0 else "address"), str(problem)) from problem
+    if identifier is not None and identifier not in device.model.properties:
+        names = ", ".join(sorted(device.model.properties))
+        raise refuse(section.key("property"), f"must be a property of {device.device_name}'s thing model ({names}), not {identifier!r}")
+    if identifier is not None and not is_numeric(device.model.properties[identifier].data_type):
+        raise refuse(section.key("property"), f"{identifier!r} is no number in the thing model, and a register is one")
+    return NamedPoint(name=name, point=point, property=identifier)
+
+
+def _unique(section: str, key: str, values: list[str]) -> None:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise refuse(f"{section}[].{key}", f"{twice[0]!r} is used twice")

@@ -1,0 +1,264 @@
+"""Modbus TCP: polls one unit, stores a row when its counter says it is new, and names what it missed.
+
+Checklist: reconnects with back-off (yes), bounded reads (125 registers, 2,000 bits), bounded tries, presence reported, secrets: none.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from edge_agent.domain.batch import Shape
+from edge_agent.domain.clock import Clock
+from edge_agent.domain.normalise import Normaliser
+from edge_agent.domain.sampling import LastRow, Missed, Sampler
+from edge_agent.ports import DeviceKey, Intake, PresenceBoard
+from edge_agent.southbound.plan import ModbusPlan
+from edge_agent.supervise import RestartPolicy
+from protocols.edgelink.columns import MAX_TIME_MS
+from protocols.edgelink.lanes import Gap, GapReason, Lane
+from protocols.edgelink.records import GapRecord
+from protocols.errors import Reason, Refused, TryAgain
+from protocols.field.modbus import Block, Point, Table, Value, group
+from protocols.thing.model import ThingModel
+
+log = logging.getLogger("edge.modbus")
+
+STEADY_TRIES = 5  # reads of one poll before a device that moves on under our hands is left for the next poll
+MARK_PREFIX = "row/"
+
+
+class DeviceUnreachable(TryAgain):
+    """A unit gave no answer, or a Modbus exception."""
+
+
+class Unit(Protocol):
+    """One Modbus unit; `read` connects when needed and raises DeviceUnreachable."""
+
+    async def read(self, table: Table, start: int, count: int) -> Sequence[int | bool]: ...
+    def close(self) -> None: ...
+
+
+class ModbusConnector:
+    """Polls by `plan` until cancelled."""
+
+    def __init__(
+        self,
+        plan: ModbusPlan,
+        device: DeviceKey,
+        model: ThingModel,
+        unit: Unit,
+        intake: Intake,
+        presence: PresenceBoard,
+        clock: Clock,
+        *,
+        last: LastRow | None,
+        clean: bool,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._plan, self._device, self._model, self._unit = plan, device, model, unit
+        self._intake, self._presence, self._clock, self._chance = intake, presence, clock, chance
+        self._stored = [point for point in plan.points if point.property is not None]
+        self._identifiers = tuple(point.property for point in self._stored if point.property is not None)
+        self._normaliser = Normaliser(model, self._identifiers)
+        self._shapes: dict[tuple[str, ...], Shape] = {}
+        self._counter = plan.point(plan.sample_on).point if plan.sample_on else None
+        self._time = plan.point(plan.time_from).point if plan.time_from else None
+        # The counter is read alone, before and behind the rest; reading it along would show it a third time.
+        self._points = [point.point for point in plan.points if point.property is not None or point.name == plan.time_from]
+        self._blocks = _around(self._points, self._counter)
+        bits = 16 * self._counter.size if self._counter else None
+        self._sampler = Sampler(last, clean=clean, counter_bits=bits, poll_ms=plan.poll_ms)
+        self._mark = MARK_PREFIX + str(device)
+        self._policy = RestartPolicy(first_s=max(0.1, plan.poll_ms / 1000), ceiling_s=10.0, tries=None)
+        self._failures = 0
+        self._complained: set[str] = set()
+        self._refused: dict[str, tuple[int | None, int]] = {}  # identifier -> last time it was good, values refused since
+        self._stored_ms = last.time_ms if last else None
+        self.polls = self.rows = self.unsteady = 0
+
+    async def run(self) -> None:
+        """Poll at a steady pace; an unreachable unit is tried again with back-off, for ever."""
+        due = self._clock.monotonic()
+        try:
+            while True:
+                await self._intake.room()  # nothing is read that could not be kept
+                try:
+                    await self.poll()
+                except DeviceUnreachable as problem:
+                    self._lost(problem)
+                    await asyncio.sleep(self._policy.wait_s(self._failures, self._chance()))
+                    due = self._clock.monotonic()
+                    continue
+                due = max(due + self._plan.poll_ms / 1000, self._clock.monotonic())
+                await asyncio.sleep(due - self._clock.monotonic())
+        finally:
+            self._unit.close()
+            if self._stored_ms is not None:
+                self._left_out(self._stored_ms + 1, {})
+
+    def status(self) -> dict[str, object]:
+        """What `edgectl status` shows of this connector."""
+        return {"name": self._plan.name, "device": str(self._device), "polls": self.polls, "rows": self.rows, "failures": self._failures}
+
+    async def poll(self) -> None:
+        """One poll; raises DeviceUnreachable."""
+        found = await self._steady()
+        self.polls += 1
+        if self._failures:
+            log.warning("device.reachable", extra={"device": str(self._device), "tries": self._failures})
+        self._failures = 0
+        self._presence.changed(self._device, True, self._plan.name)
+        if found is None:
+            self.unsteady += 1
+            return None
+        counter, values = found
+        time_ms = self._clock.now_ms() if self._time is None else int(values[self._time])
+        if not 0 <= time_ms <= MAX_TIME_MS:
+            return self._complain("time", f"{self._plan.time_from}: {time_ms} is no time in ms")
+        verdict = self._sampler.judge(time_ms, counter)
+        if verdict.new:
+            self._keep(time_ms, counter, values, verdict.missed)
+        return None
+
+    async def _steady(self) -> tuple[int | None, Mapping[Point, Value]] | None:
+        """Counter and values that belong together; None if the device moved on during every try."""
+        if self._counter is None:
+            return None, await self._values()
+        before = await self._read_counter()
+        last = self._sampler.last
+        for _ in range(STEADY_TRIES):
+            values = await self._values()
+            after = await self._read_counter()
+            if before == after:
+                return after, values
+            before = after
+        log.info("device.unsteady", extra={"device": str(self._device), "last": last and last.counter})
+        return None
+
+    async def _read_counter(self) -> int:
+        assert self._counter is not None
+        words = await self._unit.read(self._counter.table, self._counter.address, self._counter.size)
+        try:
+            return int(self._counter.decode(words))
+        except Refused as problem:
+            raise DeviceUnreachable(f"{self._device}: {problem}") from problem
+
+    async def _values(self) -> Mapping[Point, Value]:
+        """Every point that could be read as a number."""
+        values: dict[Point, Value] = {}
+        for block in self._blocks:
+            answer = await self._unit.read(block.table, block.start, block.count)
+            for index in block.points:
+                point = self._points[index]
+                try:
+                    values[point] = point.decode(block.words(point, answer))
+                except Refused as problem:
+                    if point is self._time or len(answer) < block.count:
+                        raise DeviceUnreachable(f"{self._device}: {problem}") from problem
+                    self._complain(f"{point.table}:{point.address}", str(problem))
+        return values
+
+    def _keep(self, time_ms: int, counter: int | None, values: Mapping[Point, Value], missed: Missed | None) -> None:
+        if missed is not None:
+            self._name(missed)
+        raw = [values.get(point.point, float("nan")) for point in self._stored]
+        (identifiers, row), refused = self._normaliser.row(raw)
+        self._left_out(time_ms, refused)
+        if identifiers:
+            shape = self._shapes.get(identifiers)
+            if shape is None:
+                shape = self._shapes[identifiers] = Shape(self._device.product_key, self._device.device_name, self._model, identifiers)
+            self._intake.row(shape, row, time_ms)
+            self.rows += 1
+        self._stored_ms = time_ms
+        self._intake.mark(self._mark, LastRow(time_ms, counter).to_bytes())
+
+    def _name(self, missed: Missed) -> None:
+        """Enter a gap record for each property: its count is then that property's."""
+        log.warning("rows.missed", extra={"device": str(self._device), "reason": missed.reason.value, "rows": missed.rows})
+        for identifier in self._identifiers:
+            self._gap(identifier, missed)
+
+    def _gap(self, identifier: str, missed: Missed) -> None:
+        key = self._device
+        gap = Gap(key.product_key, key.device_name, (identifier,), missed.from_ms, missed.to_ms, missed.rows, missed.reason)
+        self._intake.record(Lane.ALARM, GapRecord(gap))
+
+    def _left_out(self, time_ms: int, refused: Mapping[str, Refused]) -> None:
+        """Values that do not fit leave a gap for each stretch of them, written when the stretch ends."""
+        for identifier, problem in refused.items():
+            self._complain(identifier, str(problem))
+            since, count = self._refused.get(identifier, (self._stored_ms, 0))
+            self._refused[identifier] = (time_ms - 1 if since is None else since, count + 1)
+        for identifier in [name for name in self._refused if name not in refused]:
+            since, count = self._refused.pop(identifier)
+            self._complained.discard(identifier)
+            self._gap(identifier, Missed(since or 0, time_ms, count, GapReason.REFUSED_VALUE))
+
+    def _lost(self, problem: DeviceUnreachable) -> None:
+        self._failures += 1
+        self._sampler.unreachable()
+        self._presence.changed(self._device, False, self._plan.name)
+        if self._failures == 1:
+            log.warning("device.unreachable", extra={"device": str(self._device), "problem": str(problem)})
+
+    def _complain(self, what: str, problem: str) -> None:
+        """Say once that a value is left out, not once a poll."""
+        if what not in self._complained:
+            self._complained.add(what)
+            log.warning("value.refused", extra={"device": str(self._device), "problem": problem, "reason": Reason.BAD_REGISTER.value})
+
+
+def _around(points: Sequence[Point], counter: Point | None) -> list[Block]:
+    """Few reads for all points, none of which covers the counter."""
+    if counter is None:
+        return group(points)
+
+    def behind(point: Point) -> bool:
+        return point.table is counter.table and point.address > counter.address
+
+    halves = ([i for i, p in enumerate(points) if not behind(p)], [i for i, p in enumerate(points) if behind(p)])
+    return [
+        Block(block.table, block.start, block.count, tuple(half[index] for index in block.points))
+        for half in halves
+        for block in group([points[index] for index in half])
+    ]
+
+
+class PymodbusUnit:
+    """A unit behind Modbus TCP, through pymodbus; reconnects on the next read after a failure."""
+
+    def __init__(self, host: str, port: int, unit_id: int, timeout_s: float) -> None:
+        # Imported here: an agent without a Modbus connector does not pay for it.
+        from pymodbus.client.tcp import AsyncModbusTcpClient
+        from pymodbus.exceptions import ModbusException
+
+        self._failures: tuple[type[Exception], ...] = (ModbusException, OSError, asyncio.TimeoutError)
+        self._where, self._unit_id, self._timeout_s = f"{host}:{port} unit {unit_id}", unit_id, timeout_s
+        # Reconnecting and repeating are the connector's business: it has to know about every failure.
+        self._client = AsyncModbusTcpClient(host, port=port, timeout=timeout_s, retries=0, reconnect_delay=0)
+        self._reads = {
+            Table.INPUT: self._client.read_input_registers,
+            Table.HOLDING: self._client.read_holding_registers,
+            Table.COIL: self._client.read_coils,
+            Table.DISCRETE: self._client.read_discrete_inputs,
+        }
+
+    async def read(self, table: Table, start: int, count: int) -> Sequence[int | bool]:
+        try:
+            if not self._client.connected and not await self._client.connect():
+                raise DeviceUnreachable(f"{self._where}: no connection")
+            answer = await self._reads[table](start, count=count, device_id=self._unit_id)
+        except self._failures as problem:
+            self.close()  # an answer that comes late must not be taken for the next one's
+            raise DeviceUnreachable(f"{self._where}: {problem}") from problem
+        if answer.isError():
+            raise DeviceUnreachable(f"{self._where}: {table} {start} + {count}: {answer}")
+        return answer.bits[:count] if table.is_bits else answer.registers
+
+    def close(self) -> None:
+        with suppress(Exception):
+            self._client.close()

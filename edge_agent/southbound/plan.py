@@ -1,0 +1,38 @@
+"""What a register connector is told to do, as plain values: points, and how rows are sampled."""
+
+from dataclasses import dataclass
+
+from protocols.field.modbus import Point
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedPoint:
+    """A register value with a name; without `property` it is read (for `sample_on`, `time_from`) and not stored."""
+
+    name: str
+    point: Point
+    property: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModbusPlan:
+    """One polled unit. `sample_on` names the counter point that says when a row is new; `time_from` the point with its epoch ms."""
+
+    name: str
+    kind: str = "modbus-tcp"
+    device: str
+    host: str
+    port: int = 502
+    unit_id: int = 1
+    poll_ms: int = 1000
+    timeout_ms: int = 1000
+    sample_on: str | None = None
+    time_from: str | None = None
+    points: tuple[NamedPoint, ...]
+
+    def point(self, name: str) -> NamedPoint:
+        """The point called `name`; raises KeyError."""
+        for point in self.points:
+            if point.name == name:
+                return point
+        raise KeyError(name)
