@@ -177,6 +177,71 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     return name, value
 
 
+class Message(StrEnum):
+    """What a swarm sends."""
+
+    BYTES = "bytes"
+    POSTS = "posts"
+    FRAMES = "frames"
+
+
+@app.command()
+def swarm(
+    port: Annotated[int, typer.Option(help="MQTT port.")],
+    host: Host = "127.0.0.1",
+    message: Annotated[Message, typer.Option("--as", help="bytes of a size, Alink posts, or edge frames.")] = Message.BYTES,
+    devices: Annotated[Path | None, typer.Option(help="JSON list of devices; for frames, gateways with `behind`.")] = None,
+    anonymous: Annotated[int, typer.Option(help="So many connections without credentials instead, for another broker.")] = 0,
+    topic: Annotated[str, typer.Option(help="[bytes] Topic; {pk} and {dn} are filled in.")] = "/{pk}/{dn}/user/load",
+    size: Annotated[int, typer.Option(help="[bytes] Payload size.")] = 200,
+    identifiers: Annotated[str, typer.Option(help="[posts, frames] Comma list of properties.")] = "p1,p2,p3,p4",
+    readings: Annotated[int, typer.Option(help="[frames] Readings a frame.")] = 1_000,
+    start_ms: Annotated[int, typer.Option(help="[posts, frames] Event time of the first message.")] = 1_700_000_000_000,
+    step_ms: Annotated[int, typer.Option(help="[posts, frames] Event time between readings of one property.")] = 1_000,
+    window: Annotated[int, typer.Option(help="Messages in flight per connection.")] = 10,
+    count: Annotated[int | None, typer.Option(help="Messages per connection.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="[bytes] Send for so long.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Messages a second, all connections together.")] = None,
+    timing: Annotated[bool, typer.Option(help="Measure PUBACK and reply times.")] = False,
+    reply: Annotated[bool, typer.Option(help="[posts] Ask for a reply to every post and wait for it.")] = False,
+) -> None:
+    """Raw MQTT load: a window of QoS 1 messages on each of many connections, PUBACKs counted, one JSON line at the end."""
+    import msgspec
+
+    from firmware_sim import load
+    from firmware_sim.devices import DeviceSpec, read_devices
+    from firmware_sim.swarm import run
+
+    names = [name.strip() for name in identifiers.split(",")]
+
+    def load_of(spec: DeviceSpec, index: int) -> load.Load:
+        connect = load.connect_of(spec) if devices is not None else load.anonymous(index)
+        pk, dn = spec.product_key, spec.device_name
+        match message:
+            case Message.BYTES:
+                return load.load_of(connect, topic.format(pk=pk, dn=dn), load.filler(size, 64 * window), count)
+            case Message.POSTS:
+                payloads = load.posts(names, count or 1, start_ms, step_ms, reply=reply)
+                return load.load_of(connect, load.post_topic(pk, dn), payloads, count)
+            case Message.FRAMES:
+                frames = load.frames(spec.behind, names, readings, count or 1, start_ms, step_ms)
+                return load.load_of(connect, load.live_topic(pk, dn), frames, count)
+
+    async def main(_stop: process.Stop) -> int:
+        _positive("--rate", rate)
+        if (count is None) == (seconds is None) or (seconds is not None and message is not Message.BYTES):
+            raise Refused(Reason.BAD_CONFIGURATION, "give --count, or for --as bytes --seconds")
+        if (devices is None) == (anonymous < 1):
+            raise Refused(Reason.BAD_CONFIGURATION, "give --devices or --anonymous")
+        specs = [DeviceSpec("load", f"c{index}", "") for index in range(anonymous)] if devices is None else read_devices(devices)
+        loads = [load_of(spec, index) for index, spec in enumerate(specs)]
+        result = await run(loads, host, port, window=window, rate=rate, seconds=seconds, timing=timing, replies=reply)
+        process.say("swarm", **msgspec.to_builtins(result))
+        return 0
+
+    raise typer.Exit(process.run(main, fast=True))
+
+
 @app.command()
 def proxy(
     target: Annotated[str, typer.Argument(help="HOST:PORT to forward to.")],

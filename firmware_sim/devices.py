@@ -9,7 +9,10 @@ from protocols.errors import Reason, Refused
 
 
 class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One entry of a --devices file; `columns` is for replays (header -> identifier), `kind` for homes (a library thing model)."""
+    """One entry of a --devices file; `kind` is for homes (a library thing model), `columns` for replays (header -> identifier).
+
+    `behind` is for a swarm of gateways: (product key, device name) of the devices whose readings are in its frames.
+    """
 
     product_key: str
     device_name: str
@@ -18,6 +21,7 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str | None = None
     port: int | None = None
     columns: dict[str, str] = {}
+    behind: tuple[tuple[str, str], ...] = ()
 
     def identity(self) -> Identity:
         return Identity(self.product_key, self.device_name, self.device_secret)
