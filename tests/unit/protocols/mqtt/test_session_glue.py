@@ -32,7 +32,7 @@ class FakeTransport(asyncio.Transport):
         self.closed = False
         self.reading = True
 
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+    def write(self, data: Any) -> None:
         self.written += data
 
     def close(self) -> None:
