@@ -81,14 +81,14 @@ def scene(cloud: Cloud, folder: Path, name: str, rows: int, code: Path = ROOT) -
     columns = {header: header for header in HEADERS}
     keys = {"local": (site.keys["local"], site.secrets["local"]), "direct": (direct_key, direct_secret)}
     ports = {"local": site.front_port, "direct": cloud.mqtt_port}
-    appliances = [appliance_replay(logs, who, file, columns, keys=keys[who], port=ports[who], rate=RATE, rows=rows) for who in keys]
+    local, direct = (appliance_replay(logs, who, file, columns, keys=keys[who], port=ports[who], rate=RATE, rows=rows) for who in keys)
     try:
         site.gateway.start()
-        for process in appliances:
+        for process in (local, direct):
             process.start()
-        yield Scene(cloud, site, machine, *appliances, direct_key, logs, rows)
+        yield Scene(cloud, site, machine, local, direct, direct_key, logs, rows)
     finally:
-        for process in appliances:
+        for process in (local, direct):
             process.end()
         site.end()
         machine.end()
