@@ -63,16 +63,17 @@ class Dialogue:
             return Outcome(refused=error)
         answer_topic = None if parsed.reply is None else str(parsed.reply)
         try:
-            outcome = _HANDLERS[parsed.kind](self.model, parsed, payload, now_ms)
+            return _HANDLERS[parsed.kind](self.model, parsed, payload, now_ms)
         except Refused as error:
             answer = refusal(error, parsed.method) if answer_topic else None
             return Outcome(answer_topic=answer_topic if answer else None, answer=answer, refused=error)
-        return outcome
 
     def _parse(self, topic: str) -> Topic:
         parsed = Topic.parse(topic)
         if (parsed.product_key, parsed.device_name) != (self.product_key, self.device_name):
             raise Refused(Reason.FOREIGN_TOPIC, f"{topic[:128]} belongs to another device")
+        if parsed.kind not in _HANDLERS:
+            raise Refused(Reason.UNKNOWN_TOPIC, f"a device does not publish on {topic[:128]}")
         return parsed
 
 
@@ -98,19 +99,12 @@ def _on_custom(model: ThingModel, topic: Topic, payload: bytes, now_ms: int) -> 
     return Outcome(custom=payload)
 
 
-def _not_from_a_device(model: ThingModel, topic: Topic, payload: bytes, now_ms: int) -> Outcome:
-    raise Refused(Reason.UNKNOWN_TOPIC, f"only the server publishes on {topic}")
-
-
 Handler = Callable[[ThingModel, Topic, bytes, int], Outcome]
 _HANDLERS: dict[Kind, Handler] = {  # a new method of a device is a new row
     Kind.PROPERTY_POST: _on_property_post,
     Kind.EVENT_POST: _on_event_post,
     Kind.PROPERTY_SET_REPLY: _on_property_set_reply,
     Kind.CUSTOM: _on_custom,
-    Kind.PROPERTY_POST_REPLY: _not_from_a_device,
-    Kind.EVENT_POST_REPLY: _not_from_a_device,
-    Kind.PROPERTY_SET: _not_from_a_device,
 }
 
 __all__ = ["Code", "Dialogue", "Outcome", "refusal", "refused_data"]
