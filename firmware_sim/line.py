@@ -12,14 +12,14 @@ from firmware_sim.equipment import meter, press
 from firmware_sim.process import say, until
 from firmware_sim.row_log import Row, RowLog
 from firmware_sim.wire.alink_device import now_after
-from firmware_sim.wire.modbus_server import ModbusLine, Unit, run_rows
+from firmware_sim.wire.modbus_server import ModbusLine, Unit, run_rows, settle
 from firmware_sim.wire.registers import Point, RegisterBank
 from firmware_sim.wire.row_hold import RowHold
 
 
 @dataclass(frozen=True, slots=True)
 class LineOptions:
-    """`rate` is rows per wall second, `speed` the machine's seconds per wall second."""
+    """`rate` is rows per wall second, `speed` the machine's seconds per wall second, `settle_s` bounds the end."""
 
     host: str
     port: int
@@ -28,6 +28,7 @@ class LineOptions:
     rate: float = 2.0
     speed: float = 1.0
     idle_s: float = 1.0
+    settle_s: float = 5.0
     meter_name: str = "meter-1"
     press_name: str = "press-1"
     map_out: Path | None = None
@@ -87,10 +88,11 @@ async def serve(options: LineOptions, stop: asyncio.Event) -> int:
 
     try:
         await until(stop, turn())
+        settled = await settle(slaves, options.settle_s)
     finally:
         await server.stop()
         for slave in slaves:
             slave.log.close()
     rows, readings = sum(slave.log.rows for slave in slaves), sum(slave.log.readings for slave in slaves)
-    say("stopped", rows=rows, readings=readings)
+    say("stopped", rows=rows, readings=readings, settled=settled)
     return 0

@@ -11,9 +11,11 @@ from firmware_sim.process import remark, say, until
 from firmware_sim.row_log import Row, RowLog
 from firmware_sim.series import Series, thing_model
 from firmware_sim.wire.alink_device import AlinkDevice, run_devices
-from firmware_sim.wire.modbus_server import ModbusLine, Unit, run_rows
+from firmware_sim.wire.modbus_server import ModbusLine, Unit, run_rows, settle
 from firmware_sim.wire.registers import RegisterBank, Table, lay_out
 from firmware_sim.wire.row_hold import RowHold
+
+SETTLE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,11 @@ async def as_modbus(series: Series, options: ModbusReplay, places: Mapping[str, 
         if finished:
             say("done", rows=unit.log.rows, readings=unit.log.readings)
             await stop.wait()
+        settled = await settle([unit], SETTLE_S)
     finally:
         await server.stop()
         unit.log.close()
-    say("stopped", rows=unit.log.rows, readings=unit.log.readings)
+    say("stopped", rows=unit.log.rows, readings=unit.log.readings, settled=settled)
     return 0 if finished else 1
 
 

@@ -95,3 +95,18 @@ async def run_rows(unit: Unit, rows: Iterable[tuple[Row, float]]) -> None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if at is None else at - time.monotonic()):
                     await unit.touched.wait()
+
+
+async def settle(units: Sequence[Unit], timeout_s: float) -> bool:
+    """Before a line ends: leave the last rows on the registers until they were polled twice; returns whether they all were.
+
+    Gives up after `timeout_s`, at once where nobody polls any more.
+    """
+    end = time.monotonic() + timeout_s
+    for unit in units:
+        while not unit.hold.settled and (left := min(end, unit.hold.deserted_at()) - time.monotonic()) > 0:
+            unit.touched.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await unit.touched.wait()
+    return all(unit.hold.settled for unit in units)

@@ -28,6 +28,15 @@ class RowHold:
         self._last_read = now
         self._seen += counter
 
+    @property
+    def settled(self) -> bool:
+        """Whether whoever polls has had this row, or nobody has ever polled."""
+        return self._seen >= self.reads or self._last_read is None
+
+    def deserted_at(self) -> float:
+        """From when on nobody polls, if nobody reads before."""
+        return self.idle_s + (self._last_read or 0.0)
+
     def moves_at(self) -> float | None:
         """When the row moves on as things stand; None = not before somebody reads."""
         if self._last_read is None:

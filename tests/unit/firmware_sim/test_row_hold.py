@@ -35,3 +35,14 @@ def test_a_bound_on_the_age_ends_any_wait_but_the_first() -> None:
     assert hold.moves_at() is None
     hold.touched(0.2, counter=True)
     assert hold.moves_at() == 0.5
+
+
+def test_a_line_may_end_when_its_last_row_was_polled_twice_or_nobody_polls() -> None:
+    hold = RowHold()
+    hold.show(now=0.0, period_s=0.1)
+    assert hold.settled
+    for _ in range(3):
+        hold.touched(0.1, counter=True)
+    assert not hold.settled
+    hold.touched(0.1, counter=True)
+    assert hold.settled
