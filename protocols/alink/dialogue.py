@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
@@ -58,48 +59,60 @@ class Dialogue:
     def handle(self, topic: str, payload: bytes, now_ms: int) -> Outcome:
         """Never raises `Refused`: a refusal is part of the outcome."""
         try:
-            parsed = self._parse(topic)
+            route = _route(topic)
+            if (route.topic.product_key, route.topic.device_name) != (self.product_key, self.device_name):
+                raise Refused(Reason.FOREIGN_TOPIC, f"{topic[:128]} belongs to another device")
         except Refused as error:
             return Outcome(refused=error)
-        answer_topic = None if parsed.reply is None else str(parsed.reply)
         try:
-            return _HANDLERS[parsed.kind](self.model, parsed, payload, now_ms)
+            return route.handler(self.model, route, payload, now_ms)
         except Refused as error:
-            answer = refusal(error, parsed.method) if answer_topic else None
-            return Outcome(answer_topic=answer_topic if answer else None, answer=answer, refused=error)
-
-    def _parse(self, topic: str) -> Topic:
-        parsed = Topic.parse(topic)
-        if (parsed.product_key, parsed.device_name) != (self.product_key, self.device_name):
-            raise Refused(Reason.FOREIGN_TOPIC, f"{topic[:128]} belongs to another device")
-        if parsed.kind not in _HANDLERS:
-            raise Refused(Reason.UNKNOWN_TOPIC, f"a device does not publish on {topic[:128]}")
-        return parsed
+            answer = refusal(error, route.method) if route.answer_topic else None
+            return Outcome(answer_topic=route.answer_topic if answer else None, answer=answer, refused=error)
 
 
-def _on_property_post(model: ThingModel, topic: Topic, payload: bytes, now_ms: int) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """What is worth knowing about a topic before its payload is read."""
+
+    topic: Topic
+    handler: "Handler"
+    method: str
+    answer_topic: str | None
+
+
+@lru_cache(maxsize=4096)
+def _route(text: str) -> _Route:
+    topic = Topic.parse(text)
+    handler = _HANDLERS.get(topic.kind)
+    if handler is None:
+        raise Refused(Reason.UNKNOWN_TOPIC, f"a device does not publish on {text[:128]}")
+    return _Route(topic, handler, topic.method, None if topic.reply is None else str(topic.reply))
+
+
+def _on_property_post(model: ThingModel, route: _Route, payload: bytes, now_ms: int) -> Outcome:
     post = check_times(post_decoder(model).decode(payload), now_ms)
     if not post.wants_reply:
         return Outcome(post=post)
-    return Outcome(post=post, answer_topic=str(topic.reply), answer=reply(post.id, topic.method, data=refused_data(post.refused)))
+    return Outcome(post=post, answer_topic=route.answer_topic, answer=reply(post.id, route.method, data=refused_data(post.refused)))
 
 
-def _on_event_post(model: ThingModel, topic: Topic, payload: bytes, now_ms: int) -> Outcome:
-    event = decode_event(model, topic.name, payload, now_ms)
+def _on_event_post(model: ThingModel, route: _Route, payload: bytes, now_ms: int) -> Outcome:
+    event = decode_event(model, route.topic.name, payload, now_ms)
     if not event.wants_reply:
         return Outcome(event=event)
-    return Outcome(event=event, answer_topic=str(topic.reply), answer=reply(event.id, topic.method, data=refused_data(event.refused)))
+    return Outcome(event=event, answer_topic=route.answer_topic, answer=reply(event.id, route.method, data=refused_data(event.refused)))
 
 
-def _on_property_set_reply(model: ThingModel, topic: Topic, payload: bytes, now_ms: int) -> Outcome:
+def _on_property_set_reply(model: ThingModel, route: _Route, payload: bytes, now_ms: int) -> Outcome:
     return Outcome(set_reply=decode_reply(payload))
 
 
-def _on_custom(model: ThingModel, topic: Topic, payload: bytes, now_ms: int) -> Outcome:
+def _on_custom(model: ThingModel, route: _Route, payload: bytes, now_ms: int) -> Outcome:
     return Outcome(custom=payload)
 
 
-Handler = Callable[[ThingModel, Topic, bytes, int], Outcome]
+Handler = Callable[[ThingModel, _Route, bytes, int], Outcome]
 _HANDLERS: dict[Kind, Handler] = {  # a new method of a device is a new row
     Kind.PROPERTY_POST: _on_property_post,
     Kind.EVENT_POST: _on_event_post,

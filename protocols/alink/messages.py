@@ -237,7 +237,7 @@ def post_decoder(model: ThingModel) -> PostDecoder:
 def check_times(post: Post, now_ms: int) -> Post:
     """`post` without the properties stamped more than 24 h ahead of `now_ms`; those are in `refused` as BAD_TIME."""
     latest = now_ms + AHEAD_MS
-    if post.times is None or not any(time is not None and time > latest for time in post.times):
+    if post.times is None or _latest(post.times) <= latest:
         return post
     refused = dict(post.refused)
     kept: list[tuple[str, Value, int | None]] = []
@@ -249,6 +249,13 @@ def check_times(post: Post, now_ms: int) -> Post:
     names, values, times = zip(*kept, strict=True) if kept else ((), (), ())
     stamps = times if times.count(None) < len(times) else None
     return Post(post.id, post.wants_reply, names, values, stamps, refused)
+
+
+def _latest(times: tuple[Any, ...]) -> int:
+    try:
+        return max(times)
+    except TypeError:  # some values carry no time
+        return max(time for time in times if time is not None)
 
 
 def decode_event(model: ThingModel, identifier: str, payload: bytes, now_ms: int | None = None) -> EventPost:
