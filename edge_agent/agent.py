@@ -135,14 +135,6 @@ class Agent:
 
     def status(self) -> dict[str, object]:
         """What `edgectl` shows."""
-        state = self.outbox.state()
-        lanes = {
-            lane.value: {
-                "floor": held.floor, "next": held.next_seq, "frames": held.frames, "bytes": held.used_bytes, "readings": held.readings,
-                "collected": held.collected, "delivered": held.delivered, "in_gaps": held.in_gaps,
-            }
-            for lane, held in state.lanes.items()
-        }  # fmt: skip
         door = self.front_door
         return {
             "pid": os.getpid(),
@@ -161,5 +153,5 @@ class Agent:
                 {"product_key": key.product_key, "device_name": key.device_name, "source": source, "online": online, "since_ms": since_ms}
                 for key, (online, since_ms, source) in self.presence.states.items()
             ],
-            "buffer": {"buffer_id": state.buffer_id.hex(), "boot": state.boot, "quota_bytes": state.quota_bytes, "lanes": lanes},
+            "buffer": self.outbox.state().summary(),
         }

@@ -1,6 +1,5 @@
 """The agent's composition root: read it from top to bottom and you have read the architecture."""
 
-
 from edge_agent.agent import CLEAN, Agent
 from edge_agent.buffer.outbox import SqliteOutbox
 from edge_agent.documents.registry import DeviceNote, DeviceRegistry
@@ -108,5 +107,3 @@ def _note(presence: Presence, registry: DeviceRegistry) -> None:
             key.product_key, key.device_name, source, online, first_ms or (since_ms if online else 0), since_ms
         )
     registry.keep(notes)
-
-

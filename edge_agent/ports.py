@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from edge_agent.domain.batch import Shape
@@ -44,6 +44,16 @@ class OutboxState:
     @property
     def used_bytes(self) -> int:
         return sum(lane.used_bytes for lane in self.lanes.values())
+
+    def summary(self) -> dict[str, object]:
+        """The state as plain JSON values."""
+        return {
+            "buffer_id": self.buffer_id.hex(),
+            "boot": self.boot,
+            "quota_bytes": self.quota_bytes,
+            "used_bytes": self.used_bytes,
+            "lanes": {lane.value: asdict(held) for lane, held in self.lanes.items()},
+        }
 
 
 class OutboxUnavailable(TryAgain):

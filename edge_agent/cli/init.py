@@ -1,0 +1,120 @@
+"""`edgectl init`: a configuration to start from, a data directory, and files for secrets that only their owner reads."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_agent.cli.output import Context, Exit, fail, say
+from protocols.thing import library
+
+TEMPLATE = """\
+# A Hearthline gateway. `edgectl config check` says what is wrong, `edgectl run` runs the agent. Paths are relative to this file.
+# Any value of the first four tables can be overridden: HEARTHLINE_EDGE_UPLINK_HOST is uplink.host.
+
+data_dir = "data"               # the buffer lives here: keep it on a disk that survives a power cut
+
+[gateway]                       # what the cloud knows this gateway as
+product_key = "gateway"
+device_name = "{name}"
+secret_file = "gateway.secret"  # mode 0600, the device secret that the cloud gave
+
+[uplink]
+host = "{host}"
+port = {port}
+keepalive_s = 30                # a dead link is noticed within one and a half of it
+window = 16                     # frames under way without an acknowledgement
+
+[front_door]                    # local MQTT for appliances; leave the table out to close it
+host = "127.0.0.1"
+port = 1884
+secrets_file = "appliances.toml"  # mode 0600: [product_key], then device_name = "secret"
+
+[buffer]
+quota_bytes = 1073741824        # full: oldest readings go and leave a gap record; alarms and replies wait
+close_after_ms = 50             # a reading is on disk after at most about this long
+
+# [[device]]                    # one for each device behind this gateway
+# product_key = "{example}"
+# device_name = "press-1"
+# thing_model = "stamping_press"  # a TSL file, or one of the library: {library}
+
+# [[connector]]                 # one for each machine that is polled
+# name = "line"
+# kind = "modbus-tcp"
+# device = "press-1"
+# host = "127.0.0.1"
+# port = 502
+# unit_id = 1
+# poll_ms = 1000
+# timeout_ms = 1000
+# sample_on = "counter"         # store a row only when this point has changed; missed rows are counted
+# time_from = "time_ms"         # the row's time in epoch ms; without it the agent's clock
+# [[connector.point]]
+# name = "counter"              # no property: read and not stored
+# table = "holding"             # input, holding, coil, discrete
+# address = 0
+# type = "uint32"
+# [[connector.point]]
+# name = "time_ms"
+# table = "holding"
+# address = 2
+# type = "uint64"
+# [[connector.point]]
+# name = "strokes"
+# property = "StrokeCount"
+# table = "input"
+# address = 0
+# type = "uint32"
+# word_order = "big"
+# scale = 1.0
+"""
+
+
+def init(
+    context: typer.Context,
+    name: Annotated[str, typer.Option("--name", envvar="HEARTHLINE_EDGE_INIT_NAME", help="The gateway's device name.")] = "gw1",
+    host: Annotated[str, typer.Option("--host", envvar="HEARTHLINE_EDGE_INIT_HOST", help="The cloud's host.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", envvar="HEARTHLINE_EDGE_INIT_PORT", help="The cloud's MQTT port.")] = 1883,
+    secret: Annotated[
+        str | None,
+        typer.Option("--secret", envvar="HEARTHLINE_EDGE_INIT_SECRET", help="The gateway's device secret.", show_default="none yet"),
+    ] = None,
+) -> None:
+    """Write a commented configuration, the data directory and 0600 files for secrets. Touches nothing that exists."""
+    session: Context = context.obj
+    target = session.config
+    if target.exists():
+        fail(Exit.FAILED, f"{target} exists; nothing was changed")
+    text = TEMPLATE.format(name=name, host=host, port=port, example="<product key>", library=", ".join(library.names()))
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        fail(Exit.USAGE, f"--name or --host does not fit into TOML: {problem}")
+    home = target.resolve().parent
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "data").mkdir(mode=0o700, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        _private(home / "gateway.secret", f"{secret}\n" if secret else "")
+        _private(home / "appliances.toml", '# [product_key]\n# device_name = "secret"\n')
+    except OSError as problem:
+        fail(Exit.FAILED, f"{problem.filename}: {problem.strerror}")
+    say(f"wrote {target}, {home / 'data'}, {home / 'gateway.secret'} and {home / 'appliances.toml'}")
+    say(
+        "next: edit the configuration, then `edgectl config check` and `edgectl run`"
+        if secret
+        else "next: put the device secret into gateway.secret"
+    )
+
+
+def _private(path: Path, text: str) -> None:
+    """Make a file only its owner reads, from its first moment; leave an existing one as it is."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
