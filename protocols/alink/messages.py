@@ -251,10 +251,11 @@ def check_times(post: Post, now_ms: int) -> Post:
     return Post(post.id, post.wants_reply, names, values, stamps, refused)
 
 
-def _latest(times: tuple[Any, ...]) -> int:
+def _latest(times: tuple[int | None, ...]) -> int:
+    """The latest of `times`, of which at least one is set."""
     try:
-        return max(times)
-    except TypeError:  # some values carry no time
+        return max(times)  # type: ignore[type-var, return-value]  # quick where every value has a time
+    except TypeError:
         return max(time for time in times if time is not None)
 
 
