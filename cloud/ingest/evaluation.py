@@ -1,0 +1,272 @@
+"""From messages of the stream to effects. Evaluation is pure: the same messages on the same memory give the same effects again."""
+
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cloud.access.model import Downlink, SessionRow, UplinkBatch
+from cloud.access.model import Kind as RowKind
+from cloud.devices.model import CommandReply, PresenceChange
+from cloud.ingest.frames import BadFrame, Frames, devices_of, open_frame
+from cloud.ingest.model import (
+    MOST_DETAIL,
+    MOST_PAYLOAD,
+    UNEXPECTED,
+    Effects,
+    LaneKey,
+    Mark,
+    Quarantined,
+    Reset,
+    Rows,
+    SeriesBook,
+    Unreadable,
+)
+from cloud.ingest.posts import Posts, Route, property_route
+from cloud.ingest.registry import DeviceKey, Registry
+from cloud.telemetry.model import Append, Gap, Position
+from protocols.edgelink.frame import Frame
+from protocols.edgelink.lanes import GapReason
+from protocols.edgelink.topics import EdgeChannel, EdgeTopic
+from protocols.errors import Reason, Refused
+
+MOST_ROUTES: Final = 50_000
+
+_PUBLISH, _OPENED, _STARTED = int(RowKind.PUBLISH), int(RowKind.OPENED), int(RowKind.ACCESS_STARTED)
+
+
+@dataclass(slots=True)
+class Opened:
+    """A message of the stream, opened but not yet judged: frames are decoded, so that what they name can be looked up."""
+
+    sequence: int
+    payload: bytes
+    batch: UplinkBatch | None = None
+    fault: str = ""
+    frames: dict[int, list[Frame | BadFrame]] = field(default_factory=dict)  # by row
+    products: set[str] = field(default_factory=set)
+    devices: set[DeviceKey] = field(default_factory=set)
+
+
+def open_message(sequence: int, payload: bytes) -> Opened:
+    """Open a message of the stream. Never raises: one that cannot be opened says why in `fault`."""
+    opened = Opened(sequence, payload)
+    try:
+        batch = opened.batch = UplinkBatch.from_bytes(payload)
+        opened.products = {session.product_key for session in batch.sessions if session.product_key}
+        lanes = [_lane_topic(topic) for topic in batch.topics]
+        if any(lanes):
+            for place, (kind, session, topic, offset, stride, size, count, _, _) in enumerate(batch.rows):
+                if kind == _PUBLISH and lanes[topic]:
+                    frames = opened.frames[place] = [
+                        open_frame(batch.blob[at : at + size]) for at in range(offset, offset + count * stride, stride or 1)
+                    ]
+                    opened.devices.add((batch.sessions[session].product_key, batch.sessions[session].device_name))
+                    opened.devices.update(*(devices_of(frame) for frame in frames))
+            opened.products |= {product_key for product_key, _ in opened.devices}
+    except Refused as error:
+        opened.fault = str(error)
+    except Exception:  # noqa: BLE001 - a message that trips over a bug of ours must not stop those behind it
+        opened.batch, opened.fault = None, traceback.format_exc()
+    return opened
+
+
+def _lane_topic(topic: str) -> bool:
+    if not topic.startswith("/edge/"):
+        return False
+    try:
+        return EdgeTopic.parse(topic).channel.lane is not None
+    except Refused:
+        return False
+
+
+class Evaluator:
+    """Turns opened messages into the effects of a batch that grows until it is cut; its knowledge runs ahead of what is committed."""
+
+    def __init__(
+        self, position: Position, book: SeriesBook, marks: Mapping[LaneKey, Mark], registry: Registry, received_ms: int = 0
+    ) -> None:
+        self.position = position
+        self._start = position
+        self._book = book
+        self._registry = registry
+        self._posts = Posts(book, self._refuse)
+        self._frames = Frames(book, self._refuse, marks)
+        self._routes: dict[tuple[int, str], Route | None] = {}
+        self._received_ms = received_ms
+        self._clear()
+
+    def _clear(self) -> None:
+        self._rows = Rows()
+        self._presence: list[PresenceChange | Reset] = []
+        self._commands: list[CommandReply] = []
+        self._quarantined: list[Quarantined] = []
+        self._unreadable: list[Unreadable] = []
+        self._downlinks: list[Downlink] = []
+        self._messages = 0
+        self._sequence, self._number = 0, 0
+
+    @property
+    def rows(self) -> int:
+        """Rows the batch holds so far."""
+        return len(self._rows)
+
+    @property
+    def moved(self) -> bool:
+        """Whether there is anything to cut."""
+        return self.position != self._start
+
+    @property
+    def received_ms(self) -> int:
+        """When the newest message evaluated came."""
+        return self._received_ms
+
+    def forget(self) -> None:
+        """The registry changed: what was derived from it is made anew."""
+        self._routes.clear()
+        self._frames.forget()
+
+    def move(self, position: Position, gap: Gap | None) -> None:
+        """Go on at another position: messages between are lost, as the gap says."""
+        self.position = position
+        if gap is not None:
+            self._rows.gaps.append(gap)
+
+    def evaluate(self, opened: Opened) -> None:
+        """The next message of the stream; what its sessions and frames name has to be in the registry. Never raises."""
+        self._sequence, self._number = opened.sequence, 0
+        if opened.batch is None:
+            self._unreadable.append(Unreadable(opened.sequence, opened.fault[:MOST_DETAIL], opened.payload[:MOST_PAYLOAD]))
+        else:
+            self._batch(opened, opened.batch)
+            self._rows.close(opened.sequence)
+        self.position = Position(self.position.stream_id, opened.sequence)
+
+    def _batch(self, opened: Opened, batch: UplinkBatch) -> None:
+        sessions, topics, blob, routes = batch.sessions, batch.topics, batch.blob, self._routes
+        for place, (kind, session_index, topic_index, offset, stride, size, count, _, received_ms) in enumerate(batch.rows):
+            session, topic = sessions[session_index], topics[topic_index]
+            self._received_ms = received_ms
+            if kind != _PUBLISH:
+                self._presence.append(_presence(kind, session, received_ms))
+                continue
+            self._messages += count
+            if count == 1:
+                payloads = [blob[offset : offset + size]]
+            else:
+                payloads = [blob[at : at + size] for at in range(offset, offset + count * stride, stride)]
+            try:
+                if topic.startswith("/edge/"):
+                    self._edge(session, topic, payloads, opened.frames.get(place), received_ms)
+                    continue
+                key = (session.device_id, topic)
+                route = routes.get(key) or self._route(key, session, topic)
+                if route is None:
+                    self._others(session, topic, payloads, received_ms)
+                else:
+                    self._posts.properties(route, payloads, received_ms, opened.sequence, self._rows, self._downlinks)
+            except Refused as error:
+                for payload in payloads:
+                    self._refuse(session, topic, payload, received_ms, error.reason, str(error))
+            except Exception:  # noqa: BLE001 - a run that trips over a bug of ours must not stop those behind it
+                for payload in payloads:
+                    self._refuse(session, topic, payload, received_ms, UNEXPECTED, traceback.format_exc())
+
+    def _route(self, key: tuple[int, str], session: SessionRow, topic: str) -> Route | None:
+        if key in self._routes:
+            return None
+        if len(self._routes) >= MOST_ROUTES:
+            self._routes.clear()
+        model = self._registry.models.get(session.product_key)
+        if model is None:
+            raise Refused(Reason.UNKNOWN_PRODUCT, f"product {session.product_key} does not exist any more")
+        route = self._routes[key] = property_route(session, topic, model)
+        return route
+
+    def _others(self, session: SessionRow, topic: str, payloads: Sequence[bytes], received_ms: int) -> None:
+        model = self._registry.models.get(session.product_key)
+        if model is None:
+            raise Refused(Reason.UNKNOWN_PRODUCT, f"product {session.product_key} does not exist any more")
+        for payload in payloads:
+            try:
+                self._posts.other(session, topic, model, payload, received_ms, self._sequence, self._rows, self._downlinks, self._commands)
+            except Exception:  # noqa: BLE001 - as above
+                self._refuse(session, topic, payload, received_ms, UNEXPECTED, traceback.format_exc())
+
+    def _edge(
+        self, session: SessionRow, topic: str, payloads: Sequence[bytes], frames: Sequence[Frame | BadFrame] | None, received_ms: int
+    ) -> None:
+        if frames is not None:
+            for payload, frame in zip(payloads, frames, strict=True):
+                self._frames.frame(
+                    session,
+                    topic,
+                    payload,
+                    frame,
+                    received_ms,
+                    self._sequence,
+                    self._registry.facts,
+                    self._registry.models,
+                    self._rows,
+                    self._presence,
+                    self._commands,
+                )
+        elif EdgeTopic.parse(topic).channel is EdgeChannel.UP_EXCHANGE:
+            for payload in payloads:
+                try:
+                    self._downlinks.append(self._frames.exchange(session, payload))
+                except Refused as error:
+                    self._refuse(session, topic, payload, received_ms, error.reason, str(error))
+        else:
+            raise Refused(Reason.UNKNOWN_TOPIC, f"nothing is taken on {topic[:128]}")
+
+    def _refuse(self, session: SessionRow, topic: str, payload: bytes, received_ms: int, reason: str, detail: str) -> None:
+        self._quarantined.append(
+            Quarantined(
+                self._sequence,
+                self._number,
+                session.tenant_id,
+                session.product_key,
+                session.device_name,
+                topic[:512],
+                str(reason),
+                detail.replace("\0", "")[-MOST_DETAIL:],
+                received_ms,
+                len(payload),
+                payload[:MOST_PAYLOAD],
+            )
+        )
+        self._number += 1
+
+    def cut(self) -> Effects:
+        """The effects of everything since the last cut."""
+        numbers = self._rows.numbers()
+        reported = self._book.latest(numbers)
+        for device_id, values in self._rows.reported.items():
+            reported.setdefault(device_id, {}).update(values)
+        effects = Effects(
+            append=Append(self._start, self.position, self._book.take_new(), numbers, self._rows.texts, self._rows.gaps),
+            received_ms=self._received_ms,
+            marks=self._frames.take_moved(),
+            reported=reported,
+            presence=self._presence,
+            commands=self._commands,
+            quarantined=self._quarantined,
+            unreadable=self._unreadable,
+            downlinks=[*self._downlinks, *self._frames.take_answers()],
+            messages=self._messages,
+        )
+        self._start = self.position
+        self._clear()
+        return effects
+
+
+def _presence(kind: int, session: SessionRow, time_ms: int) -> PresenceChange | Reset:
+    if kind == _STARTED:
+        return Reset(time_ms, session.epoch)
+    return PresenceChange(session.device_id, kind == _OPENED, time_ms, session.epoch)
+
+
+def stream_lost(from_ms: int, to_ms: int) -> Gap:
+    """Messages of everybody are gone: those that came between these times."""
+    return Gap("", "", "", from_ms, to_ms, None, GapReason.STREAM_LOST)

@@ -1,0 +1,188 @@
+"""Messages of devices that talk to the platform themselves: Alink payloads in, rows, replies and refusals out."""
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cloud.access.model import Downlink, SessionRow
+from cloud.devices.model import CommandReply
+from cloud.ingest.model import LATEST_AHEAD_MS, UNEXPECTED, Rows, SeriesBook
+from cloud.telemetry.model import Kind as SeriesKind
+from cloud.telemetry.model import SeriesKey, Text
+from protocols.alink.dialogue import Dialogue, refusal, refused_data
+from protocols.alink.messages import EventPost, MessageRefused, Post, check_times, post_decoder, reply
+from protocols.alink.topics import Kind, Topic
+from protocols.errors import Refused
+from protocols.thing.datatypes import BoolType, DateType, EnumType, IntType, is_numeric
+from protocols.thing.model import ThingModel
+
+WHOLE = (IntType, BoolType, EnumType, DateType)
+MOST_SHAPES = 1024  # of one device: one that invents subsets of its properties must not fill memory
+
+Refuse = Callable[[SessionRow, str, bytes, int, str, str], None]
+"""(session, topic, payload, received_ms, reason, detail)"""
+
+
+@dataclass(slots=True)
+class Shape:
+    """Where the values of a post of one shape go: all of them are numbers, or `numeric` and `texts` tell places and series."""
+
+    series: tuple[int, ...]
+    plain: bool
+    numeric: tuple[int, ...] = ()
+    texts: tuple[tuple[int, int, str], ...] = ()  # place, series, identifier
+
+
+@dataclass(slots=True)
+class Route:
+    """Everything about one topic of one device that stays the same from post to post."""
+
+    session: SessionRow
+    topic: str
+    model: ThingModel
+    decode: Callable[[bytes], Post]
+    reply_topic: str
+    method: str
+    head: bytes  # a reply that refuses nothing is head + id + tail
+    tail: bytes
+    shapes: dict[tuple[str, ...], Shape] = field(default_factory=dict)
+
+
+def property_route(session: SessionRow, topic: str, model: ThingModel) -> Route | None:
+    """The fast way for property posts; None for every other topic."""
+    try:
+        parsed = Topic.parse(topic)
+    except Refused:
+        return None
+    if parsed.kind is not Kind.PROPERTY_POST or (parsed.product_key, parsed.device_name) != (session.product_key, session.device_name):
+        return None
+    head, tail = reply(b"\0", parsed.method).split(b"\0")
+    return Route(session, topic, model, post_decoder(model).decode, str(parsed.reply), parsed.method, head, tail)
+
+
+class Posts:
+    """Evaluates direct messages into `rows`, `downlinks` and `commands` of the batch at hand. Pure but for what it fills."""
+
+    def __init__(self, book: SeriesBook, refuse: Refuse) -> None:
+        self._book = book
+        self._refuse = refuse
+
+    def shape(self, route: Route, identifiers: tuple[str, ...]) -> Shape:
+        """The shape of these identifiers for this device, made when first seen."""
+        session, series, numeric, texts = route.session, [], [], []
+        for place, identifier in enumerate(identifiers):
+            data_type = route.model.properties[identifier].data_type
+            kind = SeriesKind.NUMBER if is_numeric(data_type) else SeriesKind.TEXT
+            key = SeriesKey(session.product_key, session.device_name, identifier, kind)
+            number = self._book.number(key, session.device_id, isinstance(data_type, WHOLE))
+            if kind is SeriesKind.NUMBER:
+                series.append(number)
+                numeric.append(place)
+            else:
+                texts.append((place, number, identifier))
+        if len(route.shapes) >= MOST_SHAPES:
+            route.shapes.clear()
+        shape = route.shapes[identifiers] = Shape(tuple(series), not texts, tuple(numeric), tuple(texts))
+        return shape
+
+    def properties(
+        self, route: Route, payloads: Sequence[bytes], received_ms: int, sequence: int, rows: Rows, downlinks: list[Downlink]
+    ) -> None:
+        """Property posts of one device that came together. What cannot be taken is refused alone."""
+        session, decode, shapes = route.session, route.decode, route.shapes
+        product_key, device_name, reply_topic, head, tail = (
+            session.product_key,
+            session.device_name,
+            route.reply_topic,
+            route.head,
+            route.tail,
+        )
+        add_series, add_ts, add_values = rows.series.extend, rows.ts.extend, rows.values.extend
+        latest = received_ms + LATEST_AHEAD_MS
+        for payload in payloads:
+            try:
+                post = decode(payload)
+                times = post.times
+                if times is None:
+                    times = (received_ms,) * len(post.identifiers)
+                else:
+                    if None in times:
+                        times = _filled(times, received_ms)
+                    if times and max(times) > latest:  # type: ignore[type-var, operator]
+                        post = check_times(post, received_ms)
+                        times = _filled(post.times or (None,) * len(post.identifiers), received_ms)
+                shape = shapes.get(post.identifiers) or self.shape(route, post.identifiers)
+                if shape.plain:
+                    add_values(post.values)  # type: ignore[arg-type]
+                    add_series(shape.series)
+                    add_ts(times)  # type: ignore[arg-type]
+                else:
+                    self._mixed(session, shape, post, times, sequence, rows)  # type: ignore[arg-type]
+                if post.refused:
+                    self._refused_values(route, payload, received_ms, post.refused)
+                    if post.wants_reply:
+                        answer = reply(post.id, route.method, data=refused_data(post.refused))
+                        downlinks.append(Downlink(product_key, device_name, reply_topic, answer))
+                elif post.wants_reply:
+                    downlinks.append(Downlink(product_key, device_name, reply_topic, head + post.id + tail))
+            except MessageRefused as error:
+                self._refuse(session, route.topic, payload, received_ms, error.reason, str(error))
+                refused = refusal(error, route.method)
+                if refused is not None:
+                    downlinks.append(Downlink(product_key, device_name, reply_topic, refused))
+            except Exception:  # noqa: BLE001 - a payload that trips over a bug of ours must not stop those behind it
+                self._refuse(session, route.topic, payload, received_ms, UNEXPECTED, traceback.format_exc())
+
+    def _mixed(self, session: SessionRow, shape: Shape, post: Post, times: Sequence[int], sequence: int, rows: Rows) -> None:
+        for place, series, identifier in shape.texts:
+            text = msgspec.json.encode(post.values[place]).decode()
+            rows.add_text(Text(series, times[place], text, sequence), session.device_id, identifier, post.values[place])
+        rows.values.extend([post.values[place] for place in shape.numeric])  # type: ignore[misc]
+        rows.series.extend(shape.series)
+        rows.ts.extend([times[place] for place in shape.numeric])
+
+    def _refused_values(self, route: Route, payload: bytes, received_ms: int, refused: Mapping[str, Refused]) -> None:
+        first = next(iter(refused.values()))
+        self._refuse(route.session, route.topic, payload, received_ms, first.reason, "; ".join(str(error) for error in refused.values()))
+
+    def other(
+        self,
+        session: SessionRow,
+        topic: str,
+        model: ThingModel,
+        payload: bytes,
+        received_ms: int,
+        sequence: int,
+        rows: Rows,
+        downlinks: list[Downlink],
+        commands: list[CommandReply],
+    ) -> None:
+        """Any other message of a device: events, answers to commands, custom topics (which nobody listens to yet)."""
+        outcome = Dialogue(session.product_key, session.device_name, model).handle(topic, payload, received_ms)
+        if outcome.event is not None:
+            self._event(session, topic, payload, outcome.event, received_ms, sequence, rows)
+        if outcome.set_reply is not None:
+            answer = outcome.set_reply
+            commands.append(CommandReply(answer.id, session.device_id, answer.code, answer.data, received_ms))
+        if outcome.refused is not None:
+            self._refuse(session, topic, payload, received_ms, outcome.refused.reason, str(outcome.refused))
+        if outcome.answer is not None and outcome.answer_topic is not None:
+            downlinks.append(Downlink(session.product_key, session.device_name, outcome.answer_topic, outcome.answer))
+
+    def _event(
+        self, session: SessionRow, topic: str, payload: bytes, event: EventPost, received_ms: int, sequence: int, rows: Rows
+    ) -> None:
+        key = SeriesKey(session.product_key, session.device_name, event.identifier, SeriesKind.EVENT)
+        series = self._book.number(key, session.device_id, False)
+        ts = received_ms if event.time is None else event.time
+        rows.put(Text(series, ts, msgspec.json.encode(event.output).decode(), sequence))
+        if event.refused:
+            first = next(iter(event.refused.values()))
+            detail = "; ".join(str(error) for error in event.refused.values())
+            self._refuse(session, topic, payload, received_ms, first.reason, detail)
+
+
+def _filled(times: Sequence[int | None], received_ms: int) -> tuple[int, ...]:
+    return tuple([received_ms if time is None else time for time in times])
