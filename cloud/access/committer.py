@@ -6,8 +6,8 @@ import msgspec
 from nats.aio.msg import Msg
 
 from cloud.access.ports import OutcomeUnknown, StreamAway, StreamFull, WrongSequence
-from cloud.foundation.bus import STREAM_FULL, WRONG_LAST_SEQUENCE, Bus, BusAway, NoAnswer, NobodyAnswers, StreamRefused
-from protocols.errors import Broken
+from cloud.foundation.bus import NO_SUCH_STREAM, STREAM_FULL, WRONG_LAST_SEQUENCE, Bus, BusAway, NoAnswer, NobodyAnswers, StreamRefused
+from protocols.errors import Broken, TryAgain
 
 ANSWER_TIMEOUT_S = 5.0
 
@@ -68,6 +68,9 @@ class JetStreamPartition:
         finally:
             timer.cancel()
             self._answer = None
+        if not data:
+            await self._look_for_stream()
+            raise StreamAway("nobody answers for the stream")
         return self._sequence(data)
 
     async def message_id_at(self, sequence: int) -> str | None:
@@ -79,9 +82,17 @@ class JetStreamPartition:
             raise OutcomeUnknown(str(error)) from error
         return message.headers.get("Nats-Msg-Id") if message is not None else None
 
+    async def _look_for_stream(self) -> None:
+        """Raises Broken when JetStream is there and the stream is not: its data was lost, a new start makes it anew."""
+        try:
+            await self._bus.stream_info(self._stream)
+        except StreamRefused as error:
+            if error.err_code == NO_SUCH_STREAM:
+                raise Broken(f"stream {self._stream} is gone") from error
+        except TryAgain:
+            pass
+
     def _sequence(self, data: bytes) -> int:
-        if not data:
-            raise StreamAway("nobody answers for the stream")
         answer = _decode_answer(data)
         if (error := answer.error) is None:
             return answer.seq

@@ -130,7 +130,7 @@ class GroupCommit:
 
     async def run(self) -> None:
         """Commit for ever; raises AnotherWriter."""
-        groups, gathered = self._groups, self._gathered
+        groups, gathered, loop = self._groups, self._gathered, asyncio.get_running_loop()
         while True:
             if len(groups) == 1 and not groups[0].shares and not len(groups[0].writer):
                 self._busy = False
@@ -146,7 +146,8 @@ class GroupCommit:
                 crash_point("access.after_commit")
             self.messages += group.writer.messages
             self.waiting_bytes -= sum(share.size for share in group.shares.values())
-            group.release()
+            # Two rounds of the loop later: NATS gets the next group first, and works on it while we write the PUBACKs of this one.
+            loop.call_soon(loop.call_soon, group.release)
 
     async def _commit(self, payload: bytes) -> None:
         """Write one group exactly once, whatever happens to the connection; raises AnotherWriter."""

@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
         full = (
             waiting >= IN_FLIGHT_MESSAGES or self.bytes >= IN_FLIGHT_BYTES or (waiting and self.door.commit.waiting_bytes >= WAITING_BYTES)
         )
-        if (pause := bool(full) or session.holding) is not self.paused:
+        if (pause := bool(full) or session.holding) is not self.paused and not self.transport.is_closing():
             self.paused = pause
             self.transport.pause_reading() if pause else self.transport.resume_reading()
         return None

@@ -46,6 +46,14 @@ SWEEP_S = 1.0
 DRAIN_S = 4.0
 BACKLOG = 4096
 
+# A device that asked for no keepalive and lost its power is noticed by the kernel, after four minutes.
+_HALF_OPEN = (
+    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 120),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 30),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 4),
+)
+
 _decode_change = msgspec.json.Decoder(RegistryChange).decode
 
 
@@ -68,9 +76,11 @@ async def serve(
 ) -> None:
     """Take connections on `listener` (already listening) until cancelled; then commit what was read and say goodbye.
 
-    Raises AnotherWriter, Broken: the process has to end and be started again.
+    Ends with an ExceptionGroup of AnotherWriter or another Broken: the process has to end and be started again.
     """
     raise_file_limit()
+    for option, value in _HALF_OPEN:
+        listener.setsockopt(*option, value)  # accepted sockets inherit it
     instance = secrets.token_hex(8)
     await bus.ensure_stream(UPLINK_STREAM, [UPLINK_SUBJECT], max_bytes=stream_bytes)
     partition = JetStreamPartition(bus, UPLINK_STREAM, UPLINK_SUBJECT)

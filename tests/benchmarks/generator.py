@@ -155,7 +155,7 @@ def open_lanes(host: str, port: int, clients: Sequence[Client], payloads: Sequen
     return [Lane(sock, client.topic.encode(), payloads, in_flight) for sock, client in zip(socks, clients, strict=True)]
 
 
-def run_load(lanes: Sequence[Lane], in_flight: int, *, warm_s: float, seconds: float) -> dict[str, Any]:
+def run_load(lanes: Sequence[Lane], in_flight: int, *, warm_s: float, seconds: float, watch: Sequence[int] = ()) -> dict[str, Any]:
     """Keep every window full for `warm_s` + `seconds`; the rate is taken over `seconds` only, then the windows run dry."""
     poll = select.epoll()
     by_fd = {lane.sock.fileno(): lane for lane in lanes}
@@ -163,8 +163,8 @@ def run_load(lanes: Sequence[Lane], in_flight: int, *, warm_s: float, seconds: f
         poll.register(lane.sock.fileno(), select.EPOLLIN)
     start = time.monotonic()
     measure_from, end, give_up = start + warm_s, start + warm_s + seconds, start + warm_s + seconds + 30
-    counted_from: tuple[float, int, float] | None = None
-    counted_to: tuple[float, int, float] | None = None
+    counted_from: tuple[float, int, list[float]] | None = None
+    counted_to: tuple[float, int, list[float]] | None = None
     acked = 0
     outstanding = len(lanes) * in_flight
     longest_pause = 0.0
@@ -178,9 +178,9 @@ def run_load(lanes: Sequence[Lane], in_flight: int, *, warm_s: float, seconds: f
         now = time.monotonic()
         longest_pause, last = max(longest_pause, now - last), now
         if counted_from is None and now >= measure_from:
-            counted_from = (now, acked, _cpu())
+            counted_from = (now, acked, _cpu_of(watch))
         if counted_to is None and now >= end:
-            counted_to = (now, acked, _cpu())
+            counted_to = (now, acked, _cpu_of(watch))
         if now > give_up:
             raise TimeoutError(f"{outstanding} publishes were never acknowledged")
         for fd, event in events:
@@ -199,11 +199,13 @@ def run_load(lanes: Sequence[Lane], in_flight: int, *, warm_s: float, seconds: f
     assert counted_from is not None
     assert counted_to is not None
     wall = counted_to[0] - counted_from[0]
+    shares = [round((after - before) / wall, 3) for before, after in zip(counted_from[2], counted_to[2], strict=True)]
     return {
         "acked": acked,
         "rate": round((counted_to[1] - counted_from[1]) / wall),
         "seconds": round(wall, 3),
-        "cpu_share": round((counted_to[2] - counted_from[2]) / wall, 3),
+        "cpu_share": shares[0],
+        "watched": shares[1:],
         "misordered": sum(lane.wrong for lane in lanes),
         "longest_pause_ms": round(longest_pause * 1000, 1),
     }
@@ -239,6 +241,15 @@ def _cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def _cpu_of(pids: Sequence[int]) -> list[float]:
+    """CPU seconds of this process and of others."""
+    taken = [_cpu()]
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        taken.append((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+    return taken
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
@@ -250,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--warm", type=float, default=1.0)
     parser.add_argument("--topic", default="/sys/bench/{n}/thing/event/property/post", help="for anonymous clients")
     parser.add_argument("--clients", type=Path, help="JSON: [[client_id, topic, username, password], ...]")
+    parser.add_argument("--watch", type=int, nargs="*", default=[], help="processes whose CPU share is wanted too")
     parser.add_argument("--subscribe", help="be a subscriber of this filter for --seconds instead")
     options = parser.parse_args(arguments)
     if options.subscribe:
@@ -261,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             clients = [Client(f"bench-{n}", options.topic.format(n=n)) for n in range(options.connections)]
         payload = (os.urandom(options.size).hex().encode())[: options.size]
         lanes = open_lanes(options.host, options.port, clients, [payload], options.in_flight)
-        result = run_load(lanes, options.in_flight, warm_s=options.warm, seconds=options.seconds)
+        result = run_load(lanes, options.in_flight, warm_s=options.warm, seconds=options.seconds, watch=options.watch)
     print(json.dumps(result))
     return 0
 

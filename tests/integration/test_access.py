@@ -174,6 +174,20 @@ def test_a_second_writer_ends_the_first(nats: Nats, start_door: StartDoor) -> No
     assert nats.payloads() == [b"one", b"two"]
 
 
+def test_a_stream_that_was_lost_ends_access_and_a_new_start_makes_it_anew(nats: Nats, start_door: StartDoor) -> None:
+    first = start_door()
+    client = RawClient(first.port, "d1").open()
+    client.publish(b"one", 1)
+    client.acks(1)
+    nats.on_bus(lambda bus: bus.api(f"STREAM.DELETE.{UPLINK_STREAM}", {}))
+    client.publish(b"two", 2)
+    assert first.process.wait(10) != 0
+    client = RawClient(start_door().port, "d1").open()
+    client.publish(b"two", 2)
+    assert client.acks(1) == [(2, 0)]
+    assert nats.payloads() == [b"two"]
+
+
 def test_a_stop_acknowledges_what_is_on_disk_and_says_goodbye(nats: Nats, door: Door) -> None:
     loads, modern = start_loads(door, 3), RawClient(door.port, "modern", version=5).open()
     wait_for(lambda: all(len(load.acked) > 20 for load in loads))
