@@ -5,8 +5,10 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
 
 from cloud.devices.model import DeviceFacts
+from cloud.devices.registry import reported
 from cloud.devices.service import device_facts
 from cloud.foundation.db import Database
 from cloud.foundation.problems import Problem, not_found
@@ -21,6 +23,11 @@ router = APIRouter(prefix="/v1/telemetry", tags=["telemetry"])
 
 _json = msgspec.json.Encoder()
 _WHOLE = (IntType, BoolType, EnumType, DateType)
+
+
+class LatestValue(BaseModel):
+    value: Any
+    time: Annotated[int, Field(description="Event time, epoch ms.")]
 
 
 def _device(request: Request, tenant_id: int, product_key: str, device_name: str) -> DeviceFacts:
@@ -54,6 +61,16 @@ def _values(points: Points, data_type: DataType | None) -> list[Any]:
 
 def _gaps(gaps: Sequence[Gap]) -> list[dict[str, object]]:
     return [{"from": gap.from_ms, "to": gap.to_ms, "count": gap.count, "reason": gap.reason} for gap in gaps]
+
+
+@router.get("/{product_key}/{device_name}", operation_id="get_latest")
+def latest(request: Request, caller: Caller, product_key: str, device_name: str) -> dict[str, LatestValue]:
+    """The newest value of each property, from the reported shadow."""
+    database: Database = request.app.state.database
+    facts = _device(request, caller.tenant_id, product_key, device_name)
+    with database.reading(caller.tenant_id) as work:
+        values = reported(work, facts.device_id)
+    return {identifier: LatestValue(value=value, time=time_ms) for identifier, (value, time_ms) in values.items()}
 
 
 @router.get("/{product_key}/{device_name}/{identifier}", operation_id="get_history")
