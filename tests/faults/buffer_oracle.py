@@ -1,0 +1,109 @@
+"""Run the buffer writer, and judge what is left against what it acknowledged."""
+
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_agent.buffer.outbox import SqliteOutbox
+from protocols.edgelink.frame import decode_frame
+from protocols.edgelink.lanes import Lane
+from tests.faults.buffer_writer import GATEWAY, QUOTA_BYTES
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(slots=True)
+class Writer:
+    """A writer process and what it acknowledged so far: seq -> number, and the last number of each producer."""
+
+    file: Path
+    producers: int = 8
+    crash_dir: Path | None = None
+    acknowledged: dict[int, int] = field(default_factory=dict)
+    last: dict[str, int] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] = field(init=False)
+    _reader: threading.Thread = field(init=False)
+    _enough: threading.Condition = field(default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        environment = os.environ | ({"HEARTHLINE_CRASH_DIR": str(self.crash_dir)} if self.crash_dir else {})
+        command = [sys.executable, "-m", "tests.faults.buffer_writer", str(self.file), str(self.producers)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            name, seq, number = line.split()
+            with self._enough:
+                self.acknowledged[int(seq)] = int(number)
+                self.last[name.decode()] = int(number)
+                self._enough.notify_all()
+        with self._enough:
+            self._enough.notify_all()
+
+    def wait_for(self, count: int, timeout_s: float = 60) -> None:
+        """Until so many appends are acknowledged, or the process ended."""
+        with self._enough:
+            self._enough.wait_for(lambda: len(self.acknowledged) >= count or self.process.poll() is not None, timeout_s)
+
+    def promises(self) -> "Promises":
+        """What is acknowledged at this moment."""
+        with self._enough:
+            return Promises(dict(self.acknowledged), dict(self.last))
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.end()
+
+    def end(self, timeout_s: float = 30) -> int:
+        """Wait for the process and for its last word."""
+        code = self.process.wait(timeout_s)
+        self._reader.join(timeout_s)
+        return code
+
+
+@dataclass(frozen=True, slots=True)
+class Promises:
+    """Acknowledged frames, seq -> number, and the last number of each producer."""
+
+    acknowledged: dict[int, int]
+    last: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the buffer holds after a fault: seq -> number, marks, boot."""
+
+    frames: dict[int, int]
+    marks: dict[str, int]
+    boot: int
+
+
+async def reopen(file: Path) -> Kept:
+    outbox = SqliteOutbox(file, quota_bytes=QUOTA_BYTES, gateway=GATEWAY, now_ms=lambda: 1)
+    try:
+        frames: dict[int, int] = {}
+        while found := await outbox.next(Lane.LIVE, max(frames, default=0), 500):
+            frames |= {seq: int(decode_frame(frame).columns.values[0]) for seq, frame in found}
+        marks = {key.removeprefix("last/"): int.from_bytes(value, "big") for key, value in (await outbox.marks("last/")).items()}
+        return Kept(frames, marks, outbox.state().boot)
+    finally:
+        await outbox.close()
+
+
+def judge(promises: Promises, kept: Kept) -> None:
+    """Every acknowledged frame is there with its own content; seqs have no hole; marks are those of the last durable frames."""
+    assert promises.acknowledged, "the writer never came to an acknowledgement"
+    missing = {seq: number for seq, number in promises.acknowledged.items() if kept.frames.get(seq) != number}
+    assert not missing, f"{len(missing)} of {len(promises.acknowledged)} acknowledged frames are gone or changed"
+    assert list(kept.frames) == list(range(1, len(kept.frames) + 1))
+    numbers = set(kept.frames.values())
+    assert len(numbers) == len(kept.frames)
+    for name, number in kept.marks.items():
+        assert number in numbers
+        assert number >= promises.last.get(name, 0)
