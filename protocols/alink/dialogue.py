@@ -23,8 +23,7 @@ from protocols.errors import Reason, Refused
 from protocols.thing.model import ThingModel
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """The effects of one message: at most one of `post`, `event`, `set_reply`, `custom`; an answer to send; a refusal to count."""
 
     post: Post | None = None

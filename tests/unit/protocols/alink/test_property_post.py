@@ -218,7 +218,7 @@ def test_posts_of_one_shape_share_one_tuple_of_identifiers() -> None:
         post('{"Power":1,"Level":{"value":2,"time":1}}'),
         post('{"Power":1,"Level":2,"Unknown":3}'),
     ]
-    shapes = {id(decoder.decode(payload).identifiers) for payload in payloads * 4}
+    shapes = {id(decoder.decode(payload).identifiers) for payload in payloads for _ in range(4)}
     assert len(shapes) == 1
 
 
