@@ -39,7 +39,7 @@ class Downlink:
 
     def offer(self, topic: str, payload: bytes) -> bytes | None:
         """The packet to send now, b"" if it queues, None if it is refused; raises `Refused` for a bad topic."""
-        if not self._queue and len(self._in_flight or ()) < self._window:
+        if len(self._in_flight or ()) < self._window:  # then nothing queues: `acknowledged` fills the window first
             return self._next(topic, payload)
         room = self.room(topic, payload)
         if self._queued + room > self._size or len(self._queue or ()) >= self._messages:

@@ -11,7 +11,7 @@ from protocols.mqtt.codec import NO_PROPERTIES, Decoder, Packet, Properties, Pub
 from tests.fuzzing import fuzz
 from tests.unit.protocols.mqtt.packets import Publish, decode, singles, slow_publishes
 
-USER = Properties(user=(("site", "line-1"),))
+LINE_1, LINE_2 = Properties(user=(("site", "line-1"),)), Properties(user=(("site", "line-2"),))
 
 
 def messages_that_differ_little(version: int) -> list[Publish]:
@@ -19,7 +19,12 @@ def messages_that_differ_little(version: int) -> list[Publish]:
     plain = [
         Publish(topic, qos, retain, qos == 1 and not retain and not payload, packet_id if qos else 0, payload, properties)
         for topic, payload, qos, retain, packet_id, properties in product(
-            ("t", "u", "ü"), (b"", b"a", b"b", b"\x32\x05\0\1t\0\1"), (0, 1), (False, True), (1, 256, 65_535), (NO_PROPERTIES, USER)
+            ("t", "u", "ü"),
+            (b"", b"a", b"b", b"\x32\x05\0\1t\0\1"),
+            (0, 1),
+            (False, True),
+            (1, 256, 65_535),
+            (NO_PROPERTIES, LINE_1, LINE_2),
         )
     ]
     return [one for one in plain if version == 5 or one.properties is NO_PROPERTIES]
@@ -48,6 +53,14 @@ def test_runs_hold_what_a_slow_decoder_finds(drawn: tuple[int, list[Publish]]) -
     runs = decode(data, version)
     assert singles(runs) == messages
     assert messages == list(slow_publishes(data, version))
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_any_two_messages_are_told_apart(version: int) -> None:
+    few = [one for one in FEW[version] if one.packet_id in (0, 256)]
+    alone = {one: wire([one], version) for one in few}
+    for first, second in product(few, few):
+        assert singles(decode(alone[first] + alone[second], version)) == [first, second]
 
 
 @given(traffic())
