@@ -10,7 +10,7 @@ from protocols.edgelink.frame import FrameHeader
 from protocols.edgelink.lanes import Gap, GapReason, Lane
 from protocols.edgelink.records import EventRecord, GapRecord, PresenceRecord, Record, ReplyRecord
 
-names = st.text(min_size=1, max_size=12)
+names = st.text(min_size=1, max_size=6)
 keys = st.tuples(names, names, names)
 times = st.one_of(st.integers(1_700_000_000_000, 1_700_000_100_000), st.integers(0, MAX_TIME_MS))
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -30,11 +30,11 @@ flats = st.one_of(
 @st.composite
 def columns(draw: st.DrawFn) -> Columns:
     """Up to 5 series whose values are each of one kind, or mixed; any order; texts and quality now and then."""
-    dictionary = tuple(draw(st.lists(keys, max_size=5)))
+    dictionary = tuple(draw(st.lists(keys, max_size=3)))
     if not dictionary:
         return Columns((), np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros(0))
     kinds = [draw(flats) for _ in dictionary]
-    series = draw(st.lists(st.integers(0, len(dictionary) - 1), max_size=30))
+    series = draw(st.lists(st.integers(0, len(dictionary) - 1), max_size=12))
     values = [draw(kinds[index]) for index in series]
     at = draw(st.lists(times, min_size=len(series), max_size=len(series)))
     quality = draw(st.none() | st.lists(st.integers(0, 255), min_size=len(series), max_size=len(series)))

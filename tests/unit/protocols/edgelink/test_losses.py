@@ -9,7 +9,6 @@ from protocols.edgelink.columns import NO_COLUMNS, Columns
 from protocols.edgelink.lanes import Gap, GapReason
 from protocols.edgelink.losses import Losses, gaps_of
 from protocols.edgelink.records import EventRecord, GapRecord, PresenceRecord
-from tests.fuzzing import fuzz
 from tests.unit.protocols.edgelink.frames import columns
 
 
@@ -18,7 +17,6 @@ def covers(gap: Gap, key: tuple[str, str, str], time_ms: int) -> bool:
     return named and gap.from_ms < time_ms < gap.to_ms
 
 
-@fuzz
 @given(columns())
 def test_every_reading_given_up_lies_in_one_gap(given_columns: Columns) -> None:
     gaps = gaps_of(given_columns, (), GapReason.OVERFLOW)
@@ -29,7 +27,6 @@ def test_every_reading_given_up_lies_in_one_gap(given_columns: Columns) -> None:
     assert sum(gap.count or 0 for gap in gaps) == len(lost) == given_columns.count
 
 
-@fuzz
 @given(columns(), columns())
 def test_gaps_of_dropped_gap_frames_melt_into_the_next(first: Columns, second: Columns) -> None:
     once = Losses(GapReason.OVERFLOW)
