@@ -5,6 +5,7 @@ milliseconds of the server. Nothing is ever parked for later: what could not be 
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -120,35 +121,33 @@ class Bus:
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
         self._on_disconnect: list[Callable[[], None]] = []
         self._closing = False
+        self._last_error: Exception | None = None
 
     @classmethod
     async def connect(cls, url: str, token: str, name: str, *, wait_s: float = 30.0) -> "Bus":
         """Connect, trying for `wait_s` seconds. Raises BusAway."""
         client = Client()
         bus = cls(client, name)
-        end = asyncio.get_running_loop().time() + wait_s
-        while True:
-            try:
-                await client.connect(
+        try:
+            async with asyncio.timeout(wait_s):
+                await client.connect(  # tries again by itself, for ever
                     url,
                     token=token,
                     name=name,
                     error_cb=bus._error,
                     disconnected_cb=bus._disconnected,
                     reconnected_cb=bus._reconnected,
-                    allow_reconnect=True,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=_RECONNECT_WAIT_S,  # type: ignore[arg-type]  # used as seconds in asyncio.sleep
                     connect_timeout=2,
                     ping_interval=2,
                     max_outstanding_pings=2,
                 )
-            except (TimeoutError, OSError, nats.errors.Error) as error:
-                if asyncio.get_running_loop().time() > end:
-                    raise BusAway(f"no NATS at {url} within {wait_s:g} s: {error}") from error
-                await asyncio.sleep(_RECONNECT_WAIT_S)
-            else:
-                return bus
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            bus._closing = True
+            await client.close()
+            raise BusAway(f"no connection to NATS at {url} within {wait_s:g} s: {bus._last_error or error!r}") from error
+        return bus
 
     @property
     def connected(self) -> bool:
@@ -171,11 +170,9 @@ class Bus:
         if self._closing:
             return
         self._closing = True
-        try:
-            if self._client.is_connected:
+        if self._client.is_connected:
+            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
                 await self._client.flush(timeout=1)
-        except (TimeoutError, nats.errors.Error, OSError):
-            pass
         await self._client.close()
 
     # Events and requests
@@ -198,7 +195,7 @@ class Bus:
             except Exception:  # noqa: BLE001 - one bad event must not end the subscription
                 get_logger().exception("bus.listener_failed", subject=subject)
 
-        return await self._client.subscribe(subject, cb=received)
+        return await self._subscribe(subject, received)
 
     async def serve(self, subject: str, handler: Handler) -> Subscription:
         """Answer requests on `subject`, one after another. A handler's error is logged and not answered."""
@@ -213,7 +210,15 @@ class Bus:
             except Exception:  # noqa: BLE001 - one bad request must not end the service
                 get_logger().exception("bus.handler_failed", subject=subject)
 
-        return await self._client.subscribe(subject, cb=received)
+        return await self._subscribe(subject, received)
+
+    async def _subscribe(self, subject: str, received: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """When this returns the server knows, unless the connection is lost: then it hears on the reconnect."""
+        subscription = await self._client.subscribe(subject, cb=received)
+        if self._client.is_connected:
+            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+                await self._client.flush(timeout=2)
+        return subscription
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float = 5.0) -> bytes:
         """Ask and wait for one answer. Raises BusAway, NobodyAnswers, NoAnswer."""
@@ -353,6 +358,7 @@ class Bus:
             await callback()
 
     async def _error(self, error: Exception) -> None:
+        self._last_error = error
         # Refused reconnect attempts come here 20 times a second: `bus.disconnected` has said it once.
         if not isinstance(error, OSError | nats.errors.UnexpectedEOF):
             get_logger().debug("bus.error", error=repr(error))
