@@ -147,6 +147,10 @@ class Intake(Protocol):
         """Add readings to the open live frame (epoch ms)."""
         ...
 
+    def rows(self, shape: Shape, count: int, values: Sequence[Value], times: Sequence[int]) -> None:
+        """The same for `count` rows of one shape without texts: values and their times back to back."""
+        ...
+
     def record(self, lane: Lane, record: Record) -> None:
         """Add an event, gap, reply or presence record; alarm and reply frames close at once."""
         ...

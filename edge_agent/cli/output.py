@@ -2,6 +2,7 @@
 
 import enum
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from edge_agent.documents.status import is_running, read_status
 from edge_agent.ports import OutboxDamaged, OutboxUnavailable
 from edge_agent.settings import Settings, load
 from protocols.errors import Refused
+
+START_TRIES, START_WAIT_S = 8, 0.25
 
 
 class Exit(enum.IntEnum):
@@ -83,17 +86,21 @@ def when(time_ms: object) -> str:
 
 def buffer_of(settings: Settings) -> Mapping[str, object]:
     """The buffer's state: from the running agent (at most a second old), else from the file itself."""
-    status = read_status(settings.data_dir)
-    if status is not None and is_running(status):
-        found = status.get("buffer")
-        if isinstance(found, dict):
-            return found
-    try:
-        state = peek(settings.data_dir / BUFFER, settings.buffer.quota_bytes)
-    except OutboxDamaged as problem:
-        fail(Exit.FAILED, str(problem))
-    except OutboxUnavailable as problem:
-        fail(Exit.FAILED, f"the buffer cannot be read now: {problem}")
+    for patience in range(START_TRIES, -1, -1):
+        status = read_status(settings.data_dir)
+        if status is not None and is_running(status):
+            found = status.get("buffer")
+            if isinstance(found, dict):
+                return found
+        try:
+            state = peek(settings.data_dir / BUFFER, settings.buffer.quota_bytes)
+            break
+        except OutboxDamaged as problem:
+            fail(Exit.FAILED, str(problem))
+        except OutboxUnavailable as problem:  # an agent that is just starting holds the file and has not spoken yet
+            if not patience:
+                fail(Exit.FAILED, f"the buffer cannot be read now: {problem}")
+            time.sleep(START_WAIT_S)
     if state is None:
         fail(Exit.NOTHING_THERE, f"there is no buffer in {settings.data_dir} yet: has the agent ever run?")
     return state.summary()

@@ -69,6 +69,16 @@ class Batch:
         self.weight += NUMBER_BYTES * shape.width
         return None
 
+    def rows(self, shape: Shape, count: int, values: Sequence[Value], times: Sequence[int]) -> None:
+        """Add `count` rows of one shape whose values are all numbers, row after row; `times` one for each value."""
+        place = self._shapes.get(shape)
+        if place is None:
+            place = self._enter(shape, shape.numbers)
+        self._rows += repeat(place, count)
+        self._values += values
+        self._times += times
+        self.weight += NUMBER_BYTES * len(values)
+
     def record(self, record: Record, weight: int = RECORD_BYTES) -> None:
         self.records.append(record)
         self.weight += weight

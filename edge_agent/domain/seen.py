@@ -13,14 +13,21 @@ DIGESTS = 32_768
 SIZE = 8  # bytes of a digest: a chance of 1 in 2^34 that any two of 32,768 messages are taken for one
 
 
-def salt_of(topic: str) -> bytes:
-    """16 bytes that keep equal payloads of different devices and topics apart."""
-    return blake2b(topic.encode(), digest_size=16).digest()
+class Digests:
+    """Digests of the messages on one topic: equal payloads of different devices stay apart."""
 
+    __slots__ = ("_begun",)
 
-def digest_of(payload: bytes, salt: bytes, packet_id: bytes = b"") -> bytes:
-    """Eight bytes for a message. Give the packet id where equal payloads may be different messages (values without times)."""
-    return blake2b(payload, digest_size=SIZE, salt=salt, person=packet_id).digest()
+    def __init__(self, topic: str) -> None:
+        self._begun = blake2b(digest_size=SIZE, key=blake2b(topic.encode(), digest_size=16).digest())
+
+    def of(self, payload: bytes, packet_id: bytes = b"") -> bytes:
+        """Eight bytes. Give the packet id where equal payloads may be different messages (values without times)."""
+        digest = self._begun.copy()
+        digest.update(payload)
+        if packet_id:
+            digest.update(b"\xff" + packet_id)  # no payload ends so: 0xff is in no UTF-8
+        return digest.digest()
 
 
 class SeenRing:
@@ -45,6 +52,15 @@ class SeenRing:
         """Remember a message that enters the open frame."""
         self._recent[digest] = None
         self.fresh.append(digest)
+
+    def add_new(self, digests: list[bytes]) -> bool:
+        """Remember messages that enter the open frame, if none of them is known and no two are equal."""
+        recent, new = self._recent, dict.fromkeys(digests)
+        if len(new) != len(digests) or not recent.keys().isdisjoint(new) or not self.before.isdisjoint(new):
+            return False
+        recent.update(new)
+        self.fresh += digests
+        return True
 
     def take(self) -> dict[str, bytes]:
         """The marks to write with the frame that is closing; empty values free old slots."""

@@ -58,11 +58,21 @@ class Collector:
             await self._room.wait()
 
     def row(self, shape: Shape, values: Sequence[Value], times: Sequence[int] | int) -> None:
-        if self._live.weight >= CLOSE_AT_BYTES:  # before, not after: the marks of a row belong to its frame
+        self._roomy().row(shape, values, times)
+        self._added()
+
+    def rows(self, shape: Shape, count: int, values: Sequence[Value], times: Sequence[int]) -> None:
+        self._roomy().rows(shape, count, values, times)
+        self._added()
+
+    def _roomy(self) -> Batch:
+        """The open live frame. A full one closes here, before a row and not behind it: the marks of a row belong to its frame."""
+        if self._live.weight >= CLOSE_AT_BYTES:
             self._close(Lane.LIVE)
-        live = self._live
-        live.row(shape, values, times)
-        if live.readings >= CLOSE_AT_READINGS or live.weight >= CLOSE_AT_BYTES:
+        return self._live
+
+    def _added(self) -> None:
+        if self._live.readings >= CLOSE_AT_READINGS or self._live.weight >= CLOSE_AT_BYTES:
             self._due.set()
         self._work.set()
 

@@ -11,12 +11,13 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
+from typing import cast
 
 import msgspec
 
 from edge_agent.domain.batch import Shape
 from edge_agent.domain.clock import Clock
-from edge_agent.domain.seen import SeenRing, digest_of, salt_of
+from edge_agent.domain.seen import Digests, SeenRing
 from edge_agent.ports import DeviceKey, Intake, PresenceBoard, Route
 from protocols.alink.codes import Code
 from protocols.alink.credentials import parse_username, verify
@@ -28,8 +29,9 @@ from protocols.edgelink.lanes import Lane
 from protocols.edgelink.records import EventRecord
 from protocols.errors import Reason, Refused
 from protocols.mqtt.packets import ConnectCode, ReasonCode
-from protocols.mqtt.run import PublishRun
+from protocols.mqtt.run import PublishRun, encode_publish
 from protocols.mqtt.session import ConnectRequested, Disconnected, Event, Limits, Published, ServerSession, reason_code
+from protocols.thing.datatypes import Value
 from protocols.thing.model import ThingModel
 
 log = logging.getLogger("edge.front_door")
@@ -39,14 +41,26 @@ LIMITS = Limits(packet_bytes=128 * 1024, queued_messages=64, queued_bytes=256 * 
 UNDURABLE_MESSAGES = 2_000  # of one connection: its socket is not read beyond
 RECEIVE_MAXIMUM = 1_000  # what MQTT 5 clients are told
 _METHOD = "thing.event.property.post"
-_SUCCESS_HEAD, _SUCCESS_TAIL = reply(b"\0", _METHOD, Code.DONE).split(b"\0")
+_, _SUCCESS_TAIL = reply(b"\0", _METHOD, Code.DONE).split(b"\0")
 _json = msgspec.json.Encoder()
 
 
 class Appliance:
     """What the front door knows of one device before it attaches."""
 
-    __slots__ = ("decode", "dialogue", "key", "model", "post_reply_topic", "post_topic", "salt", "secret", "set_topic", "shapes")
+    __slots__ = (
+        "decode",
+        "dialogue",
+        "digests",
+        "key",
+        "model",
+        "post_reply_topic",
+        "post_topic",
+        "reply_heads",
+        "secret",
+        "set_topic",
+        "shapes",
+    )
 
     def __init__(self, key: DeviceKey, model: ThingModel, secret: str) -> None:
         self.key, self.model, self.secret = key, model, secret
@@ -55,8 +69,9 @@ class Appliance:
         self.post_topic = str(Topic(Kind.PROPERTY_POST, key.product_key, key.device_name))
         self.post_reply_topic = str(Topic(Kind.PROPERTY_POST_REPLY, key.product_key, key.device_name))
         self.set_topic = str(Topic(Kind.PROPERTY_SET, key.product_key, key.device_name))
-        self.salt = salt_of(self.post_topic)
+        self.digests = Digests(self.post_topic)
         self.shapes: dict[tuple[str, ...], Shape] = {}
+        self.reply_heads: dict[int, bytes] = {}
 
     def shape(self, identifiers: tuple[str, ...]) -> Shape:
         shape = self.shapes.get(identifiers)
@@ -65,6 +80,14 @@ class Appliance:
                 self.shapes.clear()
             shape = self.shapes[identifiers] = Shape(self.key.product_key, self.key.device_name, self.model, identifiers)
         return shape
+
+    def reply_head(self, id_length: int) -> bytes:
+        """A PUBLISH (3.1.1, QoS 0) of a success reply up to its id, for ids of this length."""
+        head = self.reply_heads.get(id_length)
+        if head is None:
+            packet = encode_publish(self.post_reply_topic, reply(b"\0" * id_length, _METHOD, Code.DONE))
+            head = self.reply_heads[id_length] = packet[: packet.index(b"\0" * id_length, len(self.post_reply_topic))]
+        return head
 
 
 class FrontDoor:
@@ -254,17 +277,55 @@ class Connection(asyncio.Protocol):
             self.pace()
 
     def _posts(self, appliance: Appliance, run: PublishRun) -> None:
-        """Property posts: the hot path. One row each, then acknowledgements and replies together when they are durable."""
+        """Property posts, the hot path: rows in, then acknowledgements and replies together once they are durable."""
         door = self._door
-        ring, row, decode, salt = door.seen_live, door.intake.row, appliance.decode, appliance.salt
+        packets = self._alike(appliance, run) if run.count > 1 and self._session.version < 5 else None
+        replies = self._each(appliance, run) if packets is None else []
+        door.counts["messages"] += run.count
+        acks = run.acks() if packets is None else run.acks() + packets
+        door.intake.when_durable(partial(self._durable, acks, run.count, appliance.post_reply_topic, replies))
+
+    def _alike(self, appliance: Appliance, run: PublishRun) -> bytes | None:
+        """Take in a run whose messages are alike, new, timed and without fault, and return its replies as packets.
+
+        None, and nothing taken in, if they are not all that: then each is looked at.
+        """
+        decode, digest = appliance.decode, appliance.digests.of
+        values: list[Value] = []
+        times: list[int | None] = []
+        parts: list[bytes] = []
+        digests: list[bytes] = []
+        identifiers: tuple[str, ...] | None = None
+        try:
+            for payload in run.payloads():
+                post = decode(payload)
+                if post.times is None or post.refused or (post.identifiers is not identifiers and identifiers is not None):
+                    return None
+                identifiers = post.identifiers
+                values += post.values
+                times += post.times
+                digests.append(digest(payload))
+                if post.wants_reply:
+                    parts += (appliance.reply_head(len(post.id)), post.id, _SUCCESS_TAIL)
+        except MessageRefused:
+            return None
+        if not identifiers or None in times:
+            return None
+        known = cast("list[int]", times)
+        shape = appliance.shape(identifiers)
+        if shape.texts or max(known) > self._door.clock.now_ms() + AHEAD_MS or not self._door.seen_live.add_new(digests):
+            return None
+        self._door.intake.rows(shape, run.count, values, known)
+        return b"".join(parts)
+
+    def _each(self, appliance: Appliance, run: PublishRun) -> list[bytes]:
+        """Take in message by message; returns the replies."""
+        door, ring = self._door, self._door.seen_live
         now_ms = door.clock.now_ms()
-        latest = now_ms + AHEAD_MS
         replies: list[bytes] = []
-        identifiers: tuple[str, ...] = ()
-        shape: Shape | None = None
         for index, payload in enumerate(run.payloads()):
             try:
-                post = decode(payload)
+                post = check_times(appliance.decode(payload), now_ms)
             except MessageRefused as refused:
                 door.count_refusal(appliance.key, refused)
                 answer = refusal(refused, _METHOD)
@@ -274,31 +335,22 @@ class Connection(asyncio.Protocol):
             times = post.times
             if times is None or None in times:
                 # Without times equal payloads may be different messages: only a repeat of the same packet is one message.
-                digest = digest_of(payload, salt, run.packet_ids[2 * index : 2 * index + 2])
+                digest = appliance.digests.of(payload, run.packet_ids[2 * index : 2 * index + 2])
                 known = run.dup and digest in ring
             else:
-                digest = digest_of(payload, salt)
+                digest = appliance.digests.of(payload)
                 known = digest in ring
-                if max(times) > latest:  # type: ignore[type-var, operator]  # no None in it
-                    post = check_times(post, now_ms)
-                    times = post.times
             if known:
                 door.counts["repeated"] += 1
             elif post.identifiers:
                 ring.add(digest)
-                if shape is None or post.identifiers is not identifiers:
-                    identifiers = post.identifiers
-                    shape = appliance.shape(identifiers)
-                row(shape, post.values, now_ms if times is None else [now_ms if time is None else time for time in times])
+                at = now_ms if times is None else [now_ms if time is None else time for time in times]
+                door.intake.row(appliance.shape(post.identifiers), post.values, at)
             if post.refused:
                 self._count_refused(appliance, post)
             if post.wants_reply:
-                if post.refused:
-                    replies.append(reply(post.id, _METHOD, Code.DONE, refused_data(post.refused)))
-                else:
-                    replies.append(_SUCCESS_HEAD + post.id + _SUCCESS_TAIL)
-        door.counts["messages"] += run.count
-        door.intake.when_durable(partial(self._durable, run.acks(), run.count, appliance.post_reply_topic, replies))
+                replies.append(reply(post.id, _METHOD, Code.DONE, refused_data(post.refused)))
+        return replies
 
     def _count_refused(self, appliance: Appliance, post: Post) -> None:
         for refused in post.refused.values():
@@ -333,7 +385,7 @@ class Connection(asyncio.Protocol):
         level = appliance.model.events[event.identifier].level
         lane = Lane.LIVE if level == "info" else Lane.ALARM
         ring = self._door.seen_live if lane is Lane.LIVE else self._door.seen_alarm
-        digest = digest_of(payload, salt_of(run.topic), packet_id if event.time is None else b"")
+        digest = Digests(run.topic).of(payload, packet_id if event.time is None else b"")
         if digest in ring and (run.dup or event.time is not None):
             self._door.counts["repeated"] += 1
             return
