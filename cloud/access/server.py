@@ -58,11 +58,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
-        self.address = "{}:{}".format(*transport.get_extra_info("peername")[:2])
+        peer = transport.get_extra_info("peername") or ("gone", 0)
+        self.address = f"{peer[0]}:{peer[1]}"
         self.door.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.door.connections.discard(self)
+        self.writing = False
         self.handle(self.session.connection_lost())
 
     def pause_writing(self) -> None:
