@@ -267,6 +267,20 @@ def proxy(
     raise typer.Exit(process.run(main))
 
 
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running; prints the API's address and key.")] = False,
+    folder: Annotated[Path, typer.Option("--dir", help="Everything of the run; emptied first.")] = Path("build/demo"),
+    seed: Seed = 1,
+) -> None:
+    """The platform's main job, once: a line, a gateway, a home, a network that fails; ends with the account (build/demo.json)."""
+    from firmware_sim.demo import DemoOptions
+    from firmware_sim.demo import demo as run_demo
+
+    options = DemoOptions(folder, folder.parent / "demo.json", keep, seed)
+    raise typer.Exit(process.run(lambda stop: run_demo(options, stop)))
+
+
 def main() -> None:
     """Console script."""
     app()

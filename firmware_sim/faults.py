@@ -79,11 +79,9 @@ class TcpProxy:
         try:
             await self._answering.wait()
             await self._forward(reader, writer)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
+            # A cut cancels this task, and nothing waits for it but `_drop`; Python 3.11's streams complain about a cancelled handler.
             writer.transport.abort()
-        except asyncio.CancelledError:
-            writer.transport.abort()
-            raise
         finally:
             self._connections.discard(task)
 
