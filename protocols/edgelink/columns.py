@@ -73,6 +73,7 @@ NO_COLUMNS = Columns((), np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros
 _FLOAT32, _FLOAT64 = 14, 15
 _POWERS = np.array([1.0, 10.0, 100.0, 1_000.0, 10_000.0])
 _SAMPLE = 24
+_HEAD_OF_BLOCK = 256
 _HEAD = struct.Struct("<IHBBqIBB")  # readings, series, time width, flags, first time, dictionary bytes, value blocks, -
 _BLOCK = struct.Struct("<BBIq")  # mode, width (| 0x10 when deltas), values, first
 _DELTA = 0x10
@@ -187,9 +188,10 @@ def _pack_values(values: Floats, counts: npt.NDArray[np.uint32]) -> tuple[npt.ND
 
 def _exact(values: Floats, power: Any) -> tuple[Ints, npt.NDArray[np.bool_]]:
     """Values in units of 1/power, and where the reader's division gives back the very same bits (-0.0 does not)."""
-    whole = np.rint(values * power).astype(np.int64)
-    back: Floats = whole / power
-    exact: npt.NDArray[np.bool_] = back.view(np.int64) == values.view(np.int64)
+    scratch: Floats = values * power
+    whole = np.rint(scratch, out=scratch).astype(np.int64)
+    np.divide(whole, power, out=scratch)
+    exact: npt.NDArray[np.bool_] = scratch.view(np.int64) == values.view(np.int64)
     return whole, exact
 
 
@@ -197,10 +199,14 @@ def _pack_by_series(values: Floats, counts: npt.NDArray[np.uint32]) -> tuple[npt
     used = counts > 0
     starts = (np.cumsum(counts, dtype=np.int64) - counts)[used]
     modes = np.full(len(starts), _FLOAT64, np.uint8)
-    single: Floats = values.astype(np.float32).astype(np.float64)
-    modes[np.logical_and.reduceat(single.view(np.int64) == values.view(np.int64), starts)] = _FLOAT32
-    for mode in reversed(range(len(_POWERS))):
-        modes[np.logical_and.reduceat(_exact(values, _POWERS[mode])[1], starts)] = mode
+    firsts = _exact(values[starts], _POWERS[:, None])[1]  # a series' first value rules most modes out
+    for mode in range(len(_POWERS)):
+        likely = (modes == _FLOAT64) & firsts[mode]
+        if likely.any():
+            modes[likely & np.logical_and.reduceat(_exact(values, _POWERS[mode])[1], starts)] = mode
+    if (modes == _FLOAT64).any():
+        single: Floats = values.astype(np.float32).astype(np.float64)
+        modes[(modes == _FLOAT64) & np.logical_and.reduceat(single.view(np.int64) == values.view(np.int64), starts)] = _FLOAT32
     every = np.zeros(len(counts), np.uint8)
     every[used] = modes
     of_reading = np.repeat(every, counts)
@@ -215,9 +221,11 @@ def _pack_by_series(values: Floats, counts: npt.NDArray[np.uint32]) -> tuple[npt
 
 
 def _integer_block(mode: int, whole: Ints) -> tuple[bytes, bytes]:
-    first = int(whole[0])
     deltas = _deltas(whole)
-    if float(np.abs(deltas).sum(dtype=np.float64)) < 0.5 * float(np.abs(whole - first).sum(dtype=np.float64)):
+    # Slow signals shrink as deltas, noise does not; the first few readings tell which this is.
+    head, steps = whole[:_HEAD_OF_BLOCK], deltas[:_HEAD_OF_BLOCK]
+    first = int(head[0])
+    if float(np.abs(steps).sum(dtype=np.float64)) < 0.5 * float(np.abs(head - first).sum(dtype=np.float64)):
         width, planes = _planes(deltas)
         return _BLOCK.pack(mode, width | _DELTA, len(whole), first), planes
     width, planes = _planes(whole)
