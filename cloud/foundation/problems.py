@@ -18,6 +18,7 @@ MAX_BODY_BYTES = 1024 * 1024
 _TYPE = "urn:hearthline:problem:"
 
 _NEXT_STEP = {
+    400: "The request could not be read; correct its body and send `Content-Type: application/json`.",
     404: "There is nothing at this path; /docs lists the routes.",
     405: "This path does not take this method; /docs lists the routes.",
 }
@@ -106,6 +107,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def _http(_request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, Problem):  # FastAPI wraps what is raised while it reads a body
+            return error.__cause__.response()
         kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
         detail = _NEXT_STEP.get(error.status_code, str(error.detail))
         return Problem(error.status_code, kind, detail, headers=error.headers).response()
