@@ -82,7 +82,7 @@ class Sampler:
                 if jump == 0:
                     self._absence = None  # the row that was there before: nothing was missed so far
                     return SAME
-                if jump > self._modulus // 2:  # it went back: the device started again, and only it knows what it showed
+                if counter < last.counter and jump > self._modulus // 16:  # no wrap: it started again, and only it knows what it showed
                     missed = _between(last.time_ms, time_ms, None, absence or GapReason.DEVICE_UNREACHABLE)
                 elif jump > 1:
                     missed = _between(last.time_ms, time_ms, jump - 1, absence or GapReason.MISSED_POLL)

@@ -39,13 +39,15 @@ class Forwarder:
         window: int,
         obey: Callable[[Command], None],
         linked: Callable[[bool], None],
+        meet_s: float = MEET_S,
     ) -> None:
         self._outbox, self._uplink, self._clock = outbox, uplink, clock
         self._gateway, self._obey, self._linked = gateway, obey, linked
-        self._window = window
+        self._window, self._meet_s = window, meet_s
         self._cursor: dict[Lane, int] = {}  # the last seq sent on this connection
         self._ahead: dict[Lane, deque[tuple[int, bytes]]] = {lane: deque() for lane in LANES}
         self._met = asyncio.Event()
+        self._rewound = asyncio.Event()
         self._replaced: set[tuple[Lane, int]] = set()
         self._in_flight = 0
         self._progress_at = 0.0
@@ -102,7 +104,7 @@ class Forwarder:
         if reason >= 0x80:
             raise LinkDown(f"the cloud refused the exchange: reason {reason:#04x}")
         try:
-            async with asyncio.timeout(MEET_S):
+            async with asyncio.timeout(self._meet_s):
                 await self._met.wait()
         except TimeoutError:
             log.info("link.no_watermarks")
@@ -129,7 +131,19 @@ class Forwarder:
                 self._cursor[lane] = seq
                 return lane, seq, frame
             else:
-                await self._outbox.arrival(self._cursor)
+                await self._more()
+
+    async def _more(self) -> None:
+        """Wait for a new frame, or for a reason to send old ones again."""
+        self._rewound.clear()
+        waits = [asyncio.create_task(self._outbox.arrival(dict(self._cursor))), asyncio.create_task(self._rewound.wait())]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        for wait in done:
+            wait.result()
 
     async def _deliver(self, session: UplinkSession, lane: Lane, seq: int, frame: bytes, window: asyncio.Semaphore) -> None:
         try:
@@ -204,6 +218,7 @@ class Forwarder:
     def _rewind(self, lane: Lane, seq: int) -> None:
         self._cursor[lane] = seq
         self._ahead[lane].clear()
+        self._rewound.set()
 
 
 def refused_body(frame: bytes, gateway: tuple[str, str], now_ms: int) -> bytes:
