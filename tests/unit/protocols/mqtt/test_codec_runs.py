@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import NO_PROPERTIES, Decoder, Packet, Properties, PubAck, PublishRun, encode, encode_publish
-from tests.fuzzing import fuzz
 from tests.unit.protocols.mqtt.packets import Publish, decode, singles, slow_publishes
 
 LINE_1, LINE_2 = Properties(user=(("site", "line-1"),)), Properties(user=(("site", "line-2"),))
@@ -45,7 +44,6 @@ def wire(messages: list[Publish], version: int) -> bytes:
     return b"".join(encode_publish(m.topic, m.payload, m.qos, m.packet_id, m.retain, m.dup, version, m.properties) for m in messages)
 
 
-@fuzz
 @given(traffic())
 def test_runs_hold_what_a_slow_decoder_finds(drawn: tuple[int, list[Publish]]) -> None:
     version, messages = drawn
