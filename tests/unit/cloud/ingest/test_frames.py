@@ -1,0 +1,226 @@
+"""What becomes of a gateway's frames."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud.devices.model import CommandReply, PresenceChange
+from cloud.ingest.evaluation import Evaluator
+from cloud.ingest.model import Effects, Mark
+from cloud.telemetry.model import Gap
+from protocols.edgelink.frame import FrameHeader, stamp
+from protocols.edgelink.lanes import Gap as EdgeGap
+from protocols.edgelink.lanes import GapReason, Lane
+from protocols.edgelink.messages import Committed, Exchange, ExchangeReply, LaneSpan, decode_message, encode_message
+from protocols.edgelink.records import EventRecord, GapRecord, PresenceRecord, ReplyRecord
+from tests.unit.cloud.ingest.scene import BUFFER, GATEWAY, LIVE_KEY, NOW, batch, columns, evaluate, evaluator, frame, rows, up
+
+
+def committed(effects: Effects) -> list[tuple[str, dict[Lane, int]]]:
+    """What the gateway hears: the last level of the topic, and the watermarks."""
+    return [
+        (d.topic.rpartition("/")[2], msgspec.json.decode(d.payload, type=Committed).committed)
+        for d in effects.downlinks
+        if (d.product_key, d.device_name) == ("gateway", "g1")
+    ]
+
+
+def reasons(effects: Effects) -> list[str]:
+    return [entry.reason for entry in effects.quarantined]
+
+
+def test_a_frame_becomes_rows_shadow_and_a_watermark() -> None:
+    readings = columns(("s1", "power", NOW - 2, 1.5), ("s1", "level", NOW - 1, 4.0))
+    effects = evaluate(evaluator(), up(frame(1, readings)))
+    assert sorted(rows(effects)) == [("s1", "level", NOW - 1, 4.0), ("s1", "power", NOW - 2, 1.5)]
+    assert effects.reported == {11: {"power": (1.5, NOW - 2), "level": (4, NOW - 1)}}
+    assert effects.marks == {LIVE_KEY: Mark(1, NOW + 1)}
+    assert committed(effects) == [("committed", {Lane.LIVE: 1})]
+
+
+def test_a_frame_that_comes_again_changes_nothing_and_is_acknowledged_again() -> None:
+    on = evaluator()
+    evaluate(on, up(frame(1), frame(2)))
+    effects = evaluate(on, up(frame(1), frame(2), frame(3)))
+    assert [value for *_, value in rows_of(effects)] == [3.0]
+    assert effects.marks == {LIVE_KEY: Mark(3, NOW + 3)}
+    assert committed(effects) == [("committed", {Lane.LIVE: 3})]
+
+
+def rows_of(effects: Effects) -> list[tuple[int, float]]:
+    return list(zip(effects.append.numbers.ts.tolist(), effects.append.numbers.value.tolist(), strict=True))
+
+
+def test_watermarks_outlive_a_restart() -> None:
+    effects = evaluate(evaluator({LIVE_KEY: Mark(2, NOW)}), up(frame(1), frame(2)))
+    assert rows(effects) == []
+    assert effects.marks == {}
+    assert committed(effects) == [("committed", {Lane.LIVE: 2})]
+
+
+def test_a_frame_ahead_of_one_that_the_buffer_holds_waits_and_the_gateway_is_told_to_look_back() -> None:
+    on = evaluator()
+    effects = evaluate(on, up(frame(1), frame(3)))
+    assert [value for *_, value in rows(effects)] == [1.0]
+    assert committed(effects) == [("exchange", {Lane.LIVE: 1})]
+    effects = evaluate(on, up(frame(2), frame(3)))
+    assert [value for _, value in rows_of(effects)] == [2.0, 3.0]
+
+
+def test_what_the_buffer_no_longer_holds_becomes_a_gap_and_never_a_wait() -> None:
+    on = evaluator()
+    evaluate(on, up(frame(1)))
+    effects = evaluate(on, up(frame(5, floor=5)))
+    assert [value for _, value in rows_of(effects)] == [5.0]
+    assert effects.append.gaps == [
+        Gap("gateway", "g1", "", NOW + 1, NOW + 5, None, "buffer_reset"),
+        Gap("stove", "s1", "", NOW + 1, NOW + 5, None, "buffer_reset"),
+    ]
+
+
+def test_a_frame_that_names_what_was_dropped_before_it_needs_no_other_gap() -> None:
+    on = evaluator()
+    evaluate(on, up(frame(1)))
+    gap = GapRecord(EdgeGap("stove", "s1", ("power",), NOW + 1, NOW + 5, 3, GapReason.OVERFLOW))
+    effects = evaluate(on, up(frame(5, columns(), gap, floor=5, covers=2)))
+    assert effects.append.gaps == [Gap("stove", "s1", "power", NOW + 1, NOW + 5, 3, "overflow")]
+
+
+@given(st.lists(st.integers(1, 6), max_size=12))
+def test_whatever_order_frames_come_in_each_is_stored_at_most_once_and_in_order(order: list[int]) -> None:
+    on = evaluator()
+    stored = [value for seq in order for _, value in rows_of(evaluate(on, up(frame(seq))))]
+    assert stored == [float(seq) for seq in range(1, len(stored) + 1)]
+
+
+def test_lanes_and_buffers_are_counted_apart() -> None:
+    effects = evaluate(evaluator(), up(frame(1)), up(frame(1, lane=Lane.ALARM), topic="/edge/gateway/g1/up/alarm"))
+    assert {key[2]: mark.sequence for key, mark in effects.marks.items()} == {Lane.LIVE: 1, Lane.ALARM: 1}
+    assert committed(effects) == [("committed", {Lane.LIVE: 1, Lane.ALARM: 1})]
+
+
+def test_a_gateway_writes_only_for_devices_of_its_own_site_and_tenant() -> None:
+    readings = columns(*((device, "power", NOW, 1.0) for device in ("s1", "s2", "s3", "s4", "nobody")))
+    effects = evaluate(evaluator(), up(frame(1, readings)))
+    assert rows(effects) == [("s1", "power", NOW, 1.0)]
+    assert sorted(reasons(effects)) == ["foreign_device", "foreign_device", "foreign_device", "not_authorised"]
+    assert all(entry.tenant_id == 1 for entry in effects.quarantined)
+    assert effects.marks == {LIVE_KEY: Mark(1, NOW + 1)}  # a quarantined frame counts as committed
+    assert list(effects.reported) == [11]
+
+
+def test_a_foreign_device_looks_the_same_as_one_that_does_not_exist() -> None:
+    foreign = evaluate(evaluator(), up(frame(1, columns(("s3", "power", NOW, 1.0))))).quarantined[0]
+    nobody = evaluate(evaluator(), up(frame(1, columns(("s0", "power", NOW, 1.0))))).quarantined[0]
+    assert foreign.detail.replace("s3", "s0") == nobody.detail
+
+
+def test_properties_that_do_not_exist_or_have_another_type_are_refused_alone() -> None:
+    readings = columns(("s1", "colour", NOW, 1.0), ("s1", "mode", NOW, 2.0), ("s1", "power", NOW, 3.0), texts=[("s1", "level", NOW, '"x"')])
+    effects = evaluate(evaluator(), up(frame(1, readings)))
+    assert rows(effects) == [("s1", "power", NOW, 3.0)]
+    assert effects.append.texts == []
+    assert sorted(reasons(effects)) == ["unknown_identifier", "wrong_type", "wrong_type"]
+
+
+def test_readings_more_than_a_day_ahead_are_refused_alone() -> None:
+    late = NOW + 24 * 3600 * 1000 + 1
+    readings = columns(("s1", "power", NOW, 1.0), ("s1", "power", late, 2.0), texts=[("s1", "mode", late, '"x"')])
+    effects = evaluate(evaluator(), up(frame(1, readings)))
+    assert rows(effects) == [("s1", "power", NOW, 1.0)]
+    assert reasons(effects) == ["bad_time", "bad_time"]
+
+
+def test_texts_of_a_frame_are_kept_and_feed_the_shadow_and_must_be_json() -> None:
+    texts = [("s1", "mode", NOW - 1, '"grill"'), ("s1", "mode", NOW, "grill")]
+    effects = evaluate(evaluator(), up(frame(1, columns(texts=texts))))
+    assert [(text.ts, text.json) for text in effects.append.texts] == [(NOW - 1, '"grill"')]
+    assert effects.reported == {11: {"mode": ("grill", NOW - 1)}}
+    assert reasons(effects) == ["bad_json"]
+
+
+def test_records_become_events_gaps_presence_and_answers() -> None:
+    records = (
+        EventRecord("stove", "s1", "boiled_over", NOW - 5, '{"zone":1}'),
+        GapRecord(EdgeGap("stove", "s1", ("power", "level"), NOW - 9, NOW - 5, 5, GapReason.AGENT_DOWN)),
+        GapRecord(EdgeGap("stove", "s1", (), NOW - 9, NOW - 5, None, GapReason.AGENT_DOWN)),
+        PresenceRecord("stove", "s1", True, NOW - 3),
+        ReplyRecord("42", 200, '{"ok":1}'),
+    )
+    effects = evaluate(evaluator(), up(frame(1, columns(), *records)))
+    assert [(text.ts, text.json) for text in effects.append.texts] == [(NOW - 5, '{"zone":1}')]
+    assert effects.append.gaps == [
+        Gap("stove", "s1", "power", NOW - 9, NOW - 5, 3, "agent_down"),
+        Gap("stove", "s1", "level", NOW - 9, NOW - 5, 2, "agent_down"),
+        Gap("stove", "s1", "", NOW - 9, NOW - 5, None, "agent_down"),
+    ]
+    assert effects.presence == [PresenceChange(11, True, NOW - 3, NOW - 3, 20)]
+    assert effects.commands == [CommandReply("42", 20, 200, {"ok": 1}, NOW)]
+    assert effects.quarantined == []
+
+
+def test_records_of_foreign_devices_are_refused_one_by_one() -> None:
+    records = (
+        EventRecord("stove", "s2", "boiled_over", NOW, "{}"),
+        EventRecord("stove", "s1", "never", NOW, "{}"),
+        EventRecord("stove", "s1", "boiled_over", NOW, "{"),
+        GapRecord(EdgeGap("stove", "s3", (), NOW - 9, NOW, None, GapReason.AGENT_DOWN)),
+        PresenceRecord("stove", "nobody", True, NOW),
+        PresenceRecord("stove", "s1", True, NOW),
+    )
+    effects = evaluate(evaluator(), up(frame(1, columns(), *records)))
+    assert reasons(effects) == ["foreign_device", "unknown_event", "bad_json", "foreign_device", "foreign_device"]
+    assert len(effects.presence) == 1
+    assert effects.append.gaps == []
+
+
+def test_a_body_that_does_not_decode_is_quarantined_named_as_a_gap_and_counts_as_committed() -> None:
+    good = frame(2)
+    bad = stamp(b"\x09\x00\x00\x00\x05\x00\x00\x00rubbish", FrameHeader(BUFFER, 1, Lane.LIVE, 1, 1, NOW + 1))
+    effects = evaluate(evaluator(), up(bad, good))
+    assert [value for *_, value in rows(effects)] == [2.0]
+    assert reasons(effects) == ["bad_frame"]
+    assert effects.quarantined[0].payload == bad
+    assert effects.append.gaps == [Gap("gateway", "g1", "", 0, NOW + 2, None, "refused_frame")]
+    assert committed(effects) == [("committed", {Lane.LIVE: 2})]
+
+
+@pytest.mark.parametrize("place", [0, 4, 20, -1])
+def test_a_damaged_frame_moves_no_watermark_and_blocks_nothing(place: int) -> None:
+    damaged = bytearray(frame(1))
+    damaged[place] ^= 1
+    effects = evaluate(evaluator(), up(bytes(damaged), frame(1)))
+    assert [value for *_, value in rows(effects)] == [1.0]
+    assert len(effects.quarantined) == 1
+    assert effects.quarantined[0].reason in ("bad_checksum", "bad_frame")
+
+
+def exchange(on: Evaluator, message: Exchange) -> list[ExchangeReply]:
+    effects = evaluate(on, batch(encode_message(message), session=GATEWAY, topic="/edge/gateway/g1/up/exchange"))
+    return [decode_message(ExchangeReply, d.payload) for d in effects.downlinks if d.topic == "/edge/gateway/g1/down/exchange"]
+
+
+def test_an_exchange_is_answered_with_every_lane_of_that_buffer() -> None:
+    on = evaluator()
+    evaluate(on, up(frame(1), frame(2)))
+    spans = {lane: LaneSpan(1, 9) for lane in Lane}
+    assert exchange(on, Exchange(BUFFER.hex(), 1, spans)) == [
+        ExchangeReply(BUFFER.hex(), {Lane.ALARM: 0, Lane.REPLY: 0, Lane.LIVE: 2, Lane.BULK: 0})
+    ]
+    assert exchange(on, Exchange("00" * 16, 1, spans)) == [ExchangeReply("00" * 16, dict.fromkeys(Lane, 0))]
+
+
+def test_a_bad_exchange_is_quarantined() -> None:
+    effects = evaluate(evaluator(), batch(b"{}", session=GATEWAY, topic="/edge/gateway/g1/up/exchange"))
+    assert reasons(effects) == ["bad_envelope"]
+    assert effects.downlinks == []
+
+
+def test_a_dictionary_seen_before_means_the_same_until_the_registry_changes() -> None:
+    on = evaluator()
+    first = evaluate(on, up(frame(1)))
+    again = evaluate(on, up(frame(2)))
+    on.forget()
+    after = evaluate(on, up(frame(3)))
+    assert [e.append.numbers.series.tolist() for e in (first, again, after)] == [[1], [1], [1]]
