@@ -9,7 +9,7 @@ from cloud.access.ports import CredentialLookup
 from cloud.devices.model import Credentials
 from cloud.foundation.logs import get_logger
 from protocols.alink.credentials import parse_username, verify
-from protocols.errors import Reason, Refused, TryAgain
+from protocols.errors import Refused, TryAgain
 from protocols.mqtt.packets import Connect, ConnectCode
 
 TOGETHER = 500
@@ -71,9 +71,3 @@ def _key(connect: Connect) -> Key | None:
         return parse_username(connect.username)
     except Refused:
         return None
-
-
-REFUSAL_REASONS = {
-    ConnectCode.BAD_CREDENTIALS: Reason.BAD_CREDENTIALS,
-    ConnectCode.NOT_AUTHORISED: Reason.NOT_AUTHORISED,
-}

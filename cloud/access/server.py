@@ -31,6 +31,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_lanes",
         "address",
+        "broken",
         "bytes",
         "closing_since",
         "credentials",
@@ -53,6 +54,7 @@ class Connection(asyncio.Protocol):
         self.messages = self.bytes = 0  # gathered and not yet on disk
         self.closing_since = 0.0
         self.paused = False
+        self.broken = False
         self.writing = True
         self._lanes: dict[str, Lane | None] = {}
 
@@ -133,6 +135,8 @@ class Connection(asyncio.Protocol):
         )
 
     def _published(self, run: PublishRun) -> None:
+        if self.broken:
+            return None  # what came behind the refused publish of a closed session is not looked at
         assert self.credentials is not None
         try:
             lane = self._lanes[run.topic]
@@ -163,6 +167,7 @@ class Connection(asyncio.Protocol):
             self.door.refused[refused.reason] += run.count
             self.door.commit.acknowledge_in_turn(self, run.acks(reason_code(refused.reason), MQTT_5))
         else:
+            self.broken = True
             self.handle(self.session.fail(refused))
 
     def _ended(self, event: Disconnected) -> None:
@@ -173,9 +178,11 @@ class Connection(asyncio.Protocol):
         self.door.commit.note(Kind.CLOSED, self.row, now_ms(), PresenceNote(self.address, event.cause))
 
     def _publish_will(self, will: Will) -> None:
+        self.broken, broken = False, self.broken
         for run in Decoder().feed(encode_publish(will.topic, will.payload)):
             assert isinstance(run, PublishRun)
             self._published(run)
+        self.broken = broken
 
     def committed(self, acks: bytes, messages: int, size: int) -> None:
         """From group commit: this much is on disk."""

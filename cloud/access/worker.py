@@ -88,7 +88,7 @@ async def serve(
     door = FrontDoor(commit)
     admission: Admission[Attendee] = Admission(credentials, door.decided)
     door.ask = admission.ask
-    metrics.registry.register(_DoorMetrics(door))
+    metrics.registry.register(DoorMetrics(door))
     started = msgspec.structs.replace(ACCESS_ITSELF, epoch=door.next_epoch())
     commit.note(Kind.ACCESS_STARTED, session_key(started), now_ms(), PresenceNote("", instance))
     worker = _BusSide(door, bus, credentials)
@@ -175,7 +175,7 @@ class _BusSide:
             self._door.recheck(key, known(key))  # type: ignore[arg-type]
 
 
-class _DoorMetrics(Collector):
+class DoorMetrics(Collector):
     """Counted on the hot path as plain integers, read when scraped."""
 
     def __init__(self, door: FrontDoor) -> None:

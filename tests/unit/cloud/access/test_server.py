@@ -10,7 +10,9 @@ from cloud.access.door import FrontDoor
 from cloud.access.group import GroupCommit
 from cloud.access.model import Downlink, Kind, UplinkBatch
 from cloud.access.server import IN_FLIGHT_BYTES, IN_FLIGHT_MESSAGES, Connection
+from cloud.access.worker import DoorMetrics
 from cloud.devices.model import Credentials
+from cloud.foundation.metrics import Metrics
 from protocols.mqtt.codec import (
     ConnAck,
     Connect,
@@ -195,6 +197,33 @@ async def test_a_farewell_drops_the_will(rig: Rig) -> None:
     assert transport.closed
     await until(lambda: len(rig.rows()) == 2)
     assert rig.rows()[1] == (Kind.CLOSED, "dn", [b"disconnected"])
+
+
+async def test_nothing_behind_a_refused_publish_of_an_old_client_is_taken_but_its_will(rig: Rig) -> None:
+    connection, transport = rig.open(will=Will("/pk/dn/user/gone", b"bye"))
+    foreign = encode_publish("/sys/pk/other/thing/event/property/post", b"theirs", 1, 2)
+    connection.data_received(encode_publish(POST, b"first", 1, 1) + foreign + encode_publish(POST, b"behind", 1, 3))
+    assert transport.closed
+    await until(lambda: len(rig.rows()) == 4)
+    published = (Kind.PUBLISH, "dn")
+    assert rig.rows()[1:] == [(*published, [b"first"]), (*published, [b"bye"]), (Kind.CLOSED, "dn", [b"refused"])]
+    assert rig.door.refused == {"foreign_topic": 1}
+
+
+async def test_the_door_counts_what_it_does(rig: Rig) -> None:
+    metrics = Metrics()
+    metrics.registry.register(DoorMetrics(rig.door))
+    connection, transport = rig.open(version=5)
+    connection.data_received(encode_publish(POST, b"x", 1, 1, version=5) + encode_publish("/theirs", b"y", 1, 2, version=5))
+    await until(lambda: len(read(transport, 5)) == 3)
+    text = metrics.render().decode()
+    for line in (
+        "hearthline_access_sessions 1.0",
+        "hearthline_access_accepted_total 1.0",
+        "hearthline_access_waiting_bytes 0.0",
+        'hearthline_access_refused_total{reason="foreign_topic"} 1.0',
+    ):
+        assert line in text
 
 
 async def test_messages_find_their_device_and_only_the_connected_one(rig: Rig) -> None:
