@@ -8,7 +8,6 @@ from protocols.alink.dialogue import Dialogue
 from protocols.alink.messages import event_post, property_post
 from protocols.alink.topics import Kind, Sender, Topic
 from protocols.errors import Reason
-from tests.fuzzing import fuzz
 from tests.unit.protocols.alink import samples
 from tests.unit.protocols.alink.samples import MODEL
 
@@ -125,7 +124,6 @@ def test_every_topic_that_a_device_sends_on_is_understood_and_no_other(kind: Kin
     assert unknown == (topic.sender is Sender.SERVER)
 
 
-@fuzz
 @given(
     st.binary(max_size=80) | samples.payloads,
     st.sampled_from([POST, "/sys/a1/d/thing/event/Alarm/post", "/sys/a1/d/thing/service/property/set_reply"]),

@@ -85,7 +85,6 @@ def test_an_event_that_cannot_be_read_is_refused(identifier: str, params: str, r
     assert refused.value.reason is reason
 
 
-@fuzz
 @given(
     st.fixed_dictionaries({}, optional={"code": st.integers(-(2**53), 2**53), "text": st.text(max_size=9)}), st.none() | st.integers(0, NOW)
 )
@@ -94,7 +93,6 @@ def test_an_event_survives_the_round_trip(output: dict[str, object], time: int |
     assert (event.id, event.output, event.time, dict(event.refused)) == (b'"9"', output, time, {})
 
 
-@fuzz
 @given(st.integers(0, 2**32 - 1), st.dictionaries(st.text(), json_values, max_size=4))
 def test_a_property_set_survives_the_round_trip(number: int, params: dict[str, object]) -> None:
     request = decode_request(property_set(number, params))
@@ -107,7 +105,6 @@ def test_an_id_that_some_sdk_would_choke_on_is_not_sent(message_id: str | int) -
         property_set(message_id, {})
 
 
-@fuzz
 @given(st.integers(0, 2**32 - 1), st.integers(-(10**6), 10**6), json_values, st.text())
 def test_a_reply_survives_the_round_trip(number: int, code: int, data: object, message: str) -> None:
     raw = reply(str(number).encode(), "thing.service.property.set", code, json.dumps(data).encode(), message)

@@ -275,6 +275,28 @@ def outcome(decoder: PostDecoder, payload: bytes, patiently: bool) -> object:
     return found.id, found.wants_reply, found.identifiers, repr(found.values).replace("-0.0", "0.0"), found.times, refused
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        '{"Timer":{"value":{"Burner":1},"time":1,"x":2}}',
+        '{"Level":{"value":1,"time":1,"x":2}}',
+        '{"Level":{"value":1,"time":253402300799999}}',
+        '{"Level":{"value":1,"time":253402300800000}}',
+        '{"Level":{"value":1},"Power":{"value":1,"time":5}}',
+        '{"Level":{"value":1},"Power":{"value":1}}',
+        '{"Switch":true,"Start":1524448722000,"Curve":[1,2]}',
+        '{"Switch":{"value":2,"time":1}}',
+        '{"Power":-0,"Temp":-0.0,"Count":-0}',
+        '{"Power":123456789012345678901234567890}',
+    ],
+)
+def test_a_post_read_often_reads_the_same(params: str) -> None:
+    decoder = PostDecoder(MODEL)
+    expected = outcome(decoder, post(params), patiently=True)
+    for _ in range(4):
+        assert outcome(decoder, post(params), patiently=False) == expected
+
+
 @fuzz
 @given(
     st.lists(samples.payloads, min_size=1, max_size=2), st.sampled_from([(0,), (0, 0, 0), (0, 1), (0, 0, 1, 0), (0, 0, 1, 1, 0, 1, 0, 0)])

@@ -17,7 +17,6 @@ from protocols.thing.datatypes import (
     TextType,
     is_numeric,
 )
-from tests.fuzzing import fuzz
 
 RANGE = IntType(minimum=-5, maximum=5)
 MODE = EnumType({0: "auto", 3: "boost"})
@@ -111,7 +110,6 @@ def test_the_message_names_the_field_and_the_item() -> None:
         ArrayType(TIMER, 3).coerce([{"Seconds": 1}, {"Seconds": 99}], "Timers")
 
 
-@fuzz
 @given(st.sampled_from(TYPES), json_values)
 def test_any_value_is_coerced_or_refused_and_coercing_twice_changes_nothing(data_type: DataType, value: object) -> None:
     try:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from protocols.errors import Reason, Refused
 from protocols.thing.datatypes import ArrayType, EnumType, FloatType, IntType, StructType, TextType
 from protocols.thing.model import parse_thing_model
-from tests.fuzzing import fuzz
 
 
 def tsl() -> dict[str, Any]:
@@ -156,13 +155,11 @@ def parse_or_refuse(document: dict[str, Any]) -> None:
             raise
 
 
-@fuzz
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(("profile", "properties", "events", "services", "functionBlocks"), documents)))
 def test_any_document_is_a_model_or_refused(document: dict[str, object]) -> None:
     parse_or_refuse(document)
 
 
-@fuzz
 @given(st.lists(st.sampled_from(range(4)), max_size=6), st.sampled_from(["properties", "events", "services"]), documents, st.data())
 def test_a_good_document_with_one_place_changed_is_a_model_or_refused(
     path: list[int], key: str, replacement: object, data: st.DataObject
