@@ -28,7 +28,7 @@ from protocols.thing import library
 
 LINE, HOME, GATEWAY = "line-1", "home-1", "gateway-1"
 LINE_ROWS_S, HOME_ROWS_S, POLL_MS = 5.0, 2.0, 50
-STEADY_S, CUT_S, DOWN_S = 8.0, 20.0, 3.0
+STEADY_S, CUT_S, DOWN_S, AFTER_S = 8.0, 20.0, 3.0, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,7 @@ async def demo(options: DemoOptions, stop: asyncio.Event) -> int:
             await _start_again(scene, options.folder / "kept")
             print(f"API {scene.cloud.url}  key {scene.cloud.key}  MQTT port {scene.mqtt_port}  (Ctrl-C ends it)", flush=True)
             await stop.wait()
+        board.say("stopping everything")
         await _close(scene)
     if not finished:
         return 130
@@ -205,7 +206,10 @@ async def _break_things(scene: Scene) -> float:
         return bool(text) and int(text) != old
 
     await scene.wait_for("ingest is started again", back)
-    await asyncio.sleep(5.0)
+    killed_ms = time.time_ns() // 1_000_000
+    caught_up_s = await scene.wait_for("ingest catches up", lambda: _accounted(scene, killed_ms, gateway_only=False))
+    board.say(f"ingest has caught up after {caught_up_s:.1f} s")
+    await asyncio.sleep(AFTER_S)
     return drain_s
 
 
