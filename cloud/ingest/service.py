@@ -121,4 +121,4 @@ def list_quarantine(
 def count_quarantine(work: UnitOfWork) -> dict[str, int]:
     """The tenant's entries by reason."""
     query = select(Quarantine.reason, func.count()).group_by(Quarantine.reason).order_by(Quarantine.reason)
-    return dict(work.session.execute(query).tuples().all())
+    return {row[0]: row[1] for row in work.session.execute(query)}
