@@ -13,6 +13,7 @@ def run(connection: Connection) -> None:
         context.run_migrations()
 
 
-engine: Engine = context.config.attributes["engine"]
-with engine.connect() as connection:
-    run(connection)
+if hasattr(context, "config"):  # not when something merely imports every module
+    engine: Engine = context.config.attributes["engine"]
+    with engine.connect() as connection:
+        run(connection)
