@@ -119,7 +119,6 @@ def points(draw: st.DrawFn) -> Point:
     return Point(table, draw(st.integers(0, 400) | st.integers(65_000, 65_536 - kind.registers)), kind)
 
 
-@fuzz
 @given(st.lists(points(), max_size=40), st.integers(0, 30))
 def test_every_point_is_read_once_and_whole_in_reads_a_device_accepts(wanted: list[Point], max_gap: int) -> None:
     blocks = group(wanted, max_gap=max_gap)
