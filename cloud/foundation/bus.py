@@ -355,7 +355,10 @@ class Bus:
     async def _reconnected(self) -> None:
         get_logger().info("bus.reconnected", connection=self._name)
         for callback in self._on_reconnect:
-            await callback()
+            try:
+                await callback()
+            except Exception:  # noqa: BLE001 - one that fails must keep neither the others nor the connection
+                get_logger().exception("bus.callback_failed", connection=self._name)
 
     async def _error(self, error: Exception) -> None:
         self._last_error = error
