@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
@@ -81,9 +82,8 @@ class Connection(asyncio.Protocol):
         self.reply_ms: list[float] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.WriteTransport):
-            self._transport = transport  # type: ignore[assignment]  # uvloop's is no asyncio.Transport by inheritance
-            transport.write(encode(self._load.connect, 4))
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport.write(encode(self._load.connect, 4))
 
     def push(self) -> None:
         """Send what window, pace and end allow."""
