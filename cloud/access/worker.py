@@ -6,7 +6,7 @@ import resource
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -142,13 +142,17 @@ class _BusSide:
         self._bus = bus
         self._credentials = credentials
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="registry")
+        self._rechecking: asyncio.Task[None] | None = None
 
     async def subscribe(self) -> None:
         await self._bus.serve(DELIVER_SUBJECT, self._deliver)
         await self._bus.subscribe(DOWN_SUBJECT, self._down)
         await self._bus.subscribe(REGISTRY_CHANGED, self._changed)
+        self._bus.on_reconnect(self._reconnected)
 
     def close(self) -> None:
+        if self._rechecking is not None:
+            self._rechecking.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _deliver(self, data: bytes) -> bytes:
@@ -159,7 +163,14 @@ class _BusSide:
 
     async def _changed(self, data: bytes) -> None:
         change = _decode_change(data)
-        keys = self._door.keys_of(change.product_key, change.device_name)
+        await self._check(self._door.keys_of(change.product_key, change.device_name))
+
+    async def _reconnected(self) -> None:
+        """A change that was announced meanwhile went unheard: look at every session."""
+        if self._rechecking is None or self._rechecking.done():
+            self._rechecking = asyncio.create_task(self._check(list(self._door.sessions)), name="access.recheck")
+
+    async def _check(self, keys: Sequence[Key]) -> None:
         while keys:
             try:
                 known = await asyncio.get_running_loop().run_in_executor(self._thread, self._credentials, keys)

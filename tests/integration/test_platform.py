@@ -195,3 +195,20 @@ def test_sigterm_ends_everything_in_ten_seconds_and_the_next_start_has_the_data_
     assert len(children) == 4
     cloud.kill()  # the worst way to end: the children must not stay behind
     wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in children), 10, "children gone")
+
+
+async def test_a_device_disabled_while_the_bus_is_away_is_thrown_out_when_it_is_back(tmp_path: Path) -> None:
+    with Cloud(tmp_path) as cloud:
+        product_key = cloud.product("Stove", TSL)
+        secret = cloud.device(product_key, "stove-3")
+        nats = psutil.Process(cloud.role_pid("nats"))
+        async with mqtt(cloud, product_key, "stove-3", secret) as client:
+            nats.suspend()
+            try:
+                headers = {"Authorization": f"Bearer {cloud.admin_key}"}
+                path = f"{cloud.api_url}/v1/devices/{product_key}/stove-3"
+                httpx.patch(path, json={"enabled": False}, headers=headers, timeout=20).raise_for_status()
+            finally:
+                nats.kill()  # what was announced to it is gone with it
+            with pytest.raises(aiomqtt.MqttError):
+                await asyncio.wait_for(anext(client.messages), 20)
