@@ -73,7 +73,7 @@ def home(
     rate: Annotated[float, typer.Option(help="Posts per device and wall second.")] = 1.0,
     speed: Annotated[float, typer.Option(help="Seconds of the appliance per wall second.")] = 1.0,
     rows: Annotated[int | None, typer.Option(help="Stop after so many posts each.")] = None,
-    drain_s: Annotated[float, typer.Option(help="After SIGTERM, wait so long for the last PUBACK.")] = 10.0,
+    drain_s: Annotated[float, typer.Option(help="After SIGTERM, wait so long for the last PUBACK.")] = 8.0,
 ) -> None:
     """Appliances on Alink MQTT: integrated stove and range hood. They hold every message until PUBACK and obey property sets."""
     from firmware_sim.devices import read_devices
@@ -115,7 +115,7 @@ def replay(
     secret_file: Annotated[Path | None, typer.Option(help="[alink] File with the device secret.")] = None,
     devices: Annotated[Path | None, typer.Option(help="[alink] JSON list of devices, each with its columns {header: identifier}.")] = None,
     window: Annotated[int, typer.Option(help="[alink] Messages in flight per device.")] = 20,
-    drain_s: Annotated[float, typer.Option(help="[alink] After SIGTERM, wait so long for the last PUBACK.")] = 10.0,
+    drain_s: Annotated[float, typer.Option(help="[alink] After SIGTERM, wait so long for the last PUBACK.")] = 8.0,
 ) -> None:
     """Rows of any CSV as a machine's registers or as an appliance's messages, in real time or faster."""
     from firmware_sim.devices import DeviceSpec, read_devices

@@ -139,7 +139,10 @@ async def _story(scene: Scene, outcome: list[Account]) -> None:
         drain_s = await _break_things(scene)
         board.say("the simulators stop")
         await scene.stop("line", "appliance", "home")
-        await scene.wait_for("the last readings reach the store", lambda: _accounted(scene, None, gateway_only=False))
+        try:
+            await scene.wait_for("the last readings reach the store", lambda: _accounted(scene, None, gateway_only=False))
+        except StageFailed as error:
+            board.say(f"[problem] {error}")  # the account says what is missing
     finally:
         watching.cancel()
         with suppress(asyncio.CancelledError):

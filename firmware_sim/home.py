@@ -34,7 +34,7 @@ class HomeOptions:
     speed: float = 1.0
     rows: int | None = None
     window: int = 20
-    drain_s: float = 10.0
+    drain_s: float = 8.0
 
 
 class Appliance(Protocol):

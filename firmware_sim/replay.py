@@ -100,7 +100,7 @@ class AlinkReplay:
     pace: Pace
     window: int = 20
     hold: int = 100_000
-    drain_s: float = 10.0
+    drain_s: float = 8.0
 
 
 async def as_alink(parts: Sequence[tuple[DeviceSpec, Series]], options: AlinkReplay, stop: asyncio.Event) -> int:

@@ -1,0 +1,48 @@
+"""What the demo stands on: files and logs."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from firmware_sim.row_log import Row, RowLog
+from firmware_sim.stage import Child, LogTail, StageFailed, toml, wait_for, write_private
+
+
+def test_a_log_is_read_as_it_grows_and_a_half_written_line_waits(tmp_path: Path) -> None:
+    tail = LogTail(tmp_path / "meter-1.jsonl")
+    tail.read()
+    log = RowLog(tmp_path, "meter-1")
+    log.write(Row(1, 1_000, {"a": 1, "b": 2.5}))
+    with log.path.open("ab") as file:
+        file.write(b'{"device":"meter-1","n":2,')
+    tail.read()
+    assert (len(tail.rows), tail.readings) == (1, 2)
+    with log.path.open("ab") as file:
+        file.write(b'"time_ms":2000,"values":{"a":3}}\n')
+    tail.read()
+    assert tail.rows[1] == Row(2, 2_000, {"a": 3})
+    log.close()
+
+
+def test_configuration_is_toml_and_secrets_are_private(tmp_path: Path) -> None:
+    text = "\n".join(
+        [toml("", {"data_dir": "data"}), toml("[[device]]", {"device_name": 'a "b"', "port": 1}), toml("[[device]]", {"poll": 0.5})]
+    )
+    assert tomllib.loads(text) == {"data_dir": "data", "device": [{"device_name": 'a "b"', "port": 1}, {"poll": 0.5}]}
+    write_private(tmp_path / "secret", "s")
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_process_that_ends_early_is_named_with_its_last_words(tmp_path: Path) -> None:
+    child = Child("cloud", ["-c", "import sys; sys.exit('no disk left')"], tmp_path)
+    await child.start()
+    with pytest.raises(StageFailed, match="cloud ended early.*no disk left"):
+        await child.said("mqtt_port")
+
+    async def never() -> bool:
+        return False
+
+    assert await child.stop() == 1
+    with pytest.raises(StageFailed, match="cloud has ended"):
+        await wait_for("nothing", never, 5.0, [child])
