@@ -276,7 +276,10 @@ async def run_up(settings: Settings, announce: Callable[[Ready], None]) -> None:
     Raises Refused (configuration, ports, a directory in use), StartFailed.
     """
     stop = stop_on_signal()
-    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(Reason.BAD_CONFIGURATION, f"cannot keep data in {settings.dir}: {error.strerror}") from error
     # The supervisor holds the listening sockets: ports stay, and clients wait in line, while a role is started again.
     with (
         lock(settings.run_dir / "lock"),

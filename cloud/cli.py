@@ -69,9 +69,10 @@ def up(
         if ready.admin_key:
             print(f"The key of the tenant `default`, shown this once: {ready.admin_key}", file=sys.stderr)
 
-    settings = Settings().for_directory(data)
+    settings = Settings.read().for_directory(data)
     settings = settings.model_copy(update={"mqtt_port": mqtt_port, "api_port": api_port, "host": host})
     logs.configure("up", settings.log_level)
+    os.umask(0o077)  # what the platform keeps is for its own user
     asyncio.run(run_up(settings, announce))
 
 
@@ -88,7 +89,7 @@ def run(
     from cloud.settings import Settings
 
     listener = None if listener_fd is None else socket.socket(fileno=listener_fd)
-    run_role(role.value, Settings().for_directory(data), listener)
+    run_role(role.value, Settings.read().for_directory(data), listener)
     # Everything is closed. Taking the interpreter apart object by object can take a second that the supervisor does not have.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -161,8 +162,11 @@ def create_product(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Enter a product with its thing model."""
-    text = sys.stdin.read() if str(tsl) == "-" else tsl.read_text()
-    product = _call("POST", api_url, key, "/v1/products", {"name": name, "tsl": json.loads(text)})
+    try:
+        document = json.loads(sys.stdin.read() if str(tsl) == "-" else tsl.read_text())
+    except (OSError, ValueError) as error:
+        _fail(f"{tsl} is no readable JSON file: {error}", 1)
+    product = _call("POST", api_url, key, "/v1/products", {"name": name, "tsl": document})
     _show([{"product_key": product["product_key"], "name": product["name"]}], output)
 
 
@@ -214,7 +218,7 @@ def _database(data: Path) -> Any:
     from cloud.foundation.db import Database
     from cloud.settings import Settings
 
-    settings = Settings().for_directory(data)
+    settings = Settings.read().for_directory(data)
     if settings.database_url is None and not (settings.dir / "meta.db").exists():
         _fail(f"{settings.dir} holds no platform; `hearthline up --data {settings.dir}` makes one", 1)
     return Database(settings.database)

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from protocols.errors import Reason, Refused
 
 MEBIBYTE = 1024 * 1024
 
@@ -27,6 +29,16 @@ class Settings(BaseSettings):
     store_threads: Annotated[int, Field(ge=1, le=64, description="DuckDB's threads.")] = 2
     query_timeout_s: Annotated[float, Field(gt=0, description="A telemetry query ends after this.")] = 30.0
     crash_dir: Annotated[Path | None, Field(description="Tests only: crash points are armed by files in here.")] = None
+
+    @classmethod
+    def read(cls) -> "Settings":
+        """From the environment. Raises Refused naming the variable that is wrong."""
+        try:
+            return cls()
+        except ValidationError as error:
+            first = error.errors()[0]
+            variable = "HEARTHLINE_" + "_".join(str(part) for part in first["loc"]).upper()
+            raise Refused(Reason.BAD_CONFIGURATION, f"{variable}: {first['msg']}") from error
 
     def for_directory(self, directory: Path) -> "Settings":
         """These settings with another, absolute data directory."""

@@ -55,8 +55,8 @@ def mqtt(cloud: Cloud, product_key: str, device_name: str, secret: str) -> aiomq
 
 def test_an_empty_directory_holds_its_secrets_for_its_owner_only(cloud: Cloud) -> None:
     assert cloud.admin_key.startswith("hl_")
-    for name in ("secret.key", "nats.token", "nats.conf"):
-        assert stat.S_IMODE((cloud.data / name).stat().st_mode) == 0o600
+    for path in cloud.data.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
     assert cloud.admin_key.split("_")[2].encode() not in (cloud.data / "meta.db").read_bytes()
     assert cloud.admin_key not in cloud.tail(10_000)
 
@@ -195,6 +195,18 @@ def test_sigterm_ends_everything_in_ten_seconds_and_the_next_start_has_the_data_
     assert len(children) == 4
     cloud.kill()  # the worst way to end: the children must not stay behind
     wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in children), 10, "children gone")
+
+
+def test_a_wrong_setting_or_file_is_named_without_a_traceback(tmp_path: Path) -> None:
+    level = cli("up", "--data", str(tmp_path), env={"HEARTHLINE_LOG_LEVEL": "loud"})
+    (tmp_path / "file").touch()
+    place = cli("up", "--data", str(tmp_path / "file"), "--mqtt-port", "0", "--api-port", "0")
+    model = cli("product", "create", "X", str(tmp_path / "missing.json"), "--key", "hl_x")
+    none = cli("tenant", "list", "--data", str(tmp_path / "none"))
+    for answer, named in ((level, "HEARTHLINE_LOG_LEVEL"), (place, "cannot keep data"), (model, "missing.json"), (none, "hearthline up")):
+        assert (answer.returncode, answer.stdout) == (1, "")
+        assert named in answer.stderr
+        assert "Traceback" not in answer.stderr
 
 
 async def test_a_device_disabled_while_the_bus_is_away_is_thrown_out_when_it_is_back(tmp_path: Path) -> None:
