@@ -37,7 +37,7 @@ def test_configuration_is_toml_and_secrets_are_private(tmp_path: Path) -> None:
 async def test_a_process_that_ends_early_is_named_with_its_last_words(tmp_path: Path) -> None:
     child = Child("cloud", ["-c", "import sys; sys.exit('no disk left')"], tmp_path)
     await child.start()
-    with pytest.raises(StageFailed, match="cloud ended early.*no disk left"):
+    with pytest.raises(StageFailed, match=r"cloud ended early.*no disk left"):
         await child.said("mqtt_port")
 
     async def never() -> bool:
