@@ -22,6 +22,7 @@ class Writer:
     file: Path
     producers: int = 8
     crash_dir: Path | None = None
+    code: Path = ROOT  # the tree whose buffer writes: the project, or a mutant of it
     acknowledged: dict[int, int] = field(default_factory=dict)
     last: dict[str, int] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
@@ -30,8 +31,9 @@ class Writer:
 
     def __post_init__(self) -> None:
         environment = os.environ | ({"HEARTHLINE_CRASH_DIR": str(self.crash_dir)} if self.crash_dir else {})
-        command = [sys.executable, "-m", "tests.faults.buffer_writer", str(self.file), str(self.producers)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment)
+        environment |= {"PYTHONPATH": str(self.code)}
+        command = [sys.executable, str(ROOT / "tests" / "faults" / "buffer_writer.py"), str(self.file), str(self.producers)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=self.code, env=environment)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 

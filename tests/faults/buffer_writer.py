@@ -1,6 +1,6 @@
 """Append to a buffer for ever, from several producers; print `seq number` for each append once it is acknowledged.
 
-    python -m tests.faults.buffer_writer FILE PRODUCERS
+    python tests/faults/buffer_writer.py FILE PRODUCERS
 
 Frame `number` holds one reading whose value is the number. Ends when the disk refuses.
 """
