@@ -1,0 +1,147 @@
+"""The uplink against a real MQTT 5 server of a few lines: reason codes, downlink, refusal, and a link that has gone silent."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from edge_agent.northbound.link import MqttUplink
+from edge_agent.ports import LinkDown
+from protocols.alink.credentials import verify
+from protocols.edgelink.lanes import Lane
+from protocols.edgelink.messages import Command, Committed, ExchangeReply, encode_message
+from protocols.edgelink.topics import EdgeChannel
+from protocols.mqtt.packets import ConnectCode
+from protocols.mqtt.run import PublishRun
+from protocols.mqtt.session import ConnectRequested, Event, Published, ServerSession
+
+ID = "0" * 32
+
+
+class Cloud(asyncio.Protocol):
+    """One connection of a cloud that does as told."""
+
+    def __init__(self, secret: str, reason: Callable[[PublishRun], int], current: "list[Cloud]") -> None:
+        self.secret, self.reason, self.current = secret, reason, current
+        self.session = ServerSession(time.monotonic())
+        self.deaf = False
+        self.runs: list[PublishRun] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.current.append(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.deaf:
+            self.handle(self.session.receive(data, time.monotonic()))
+
+    def handle(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case ConnectRequested(connect):
+                    if verify(connect.client_id, connect.username, connect.password, self.secret):
+                        assert (connect.version, connect.username) == (5, "gw1&gateway")
+                        self.handle(self.session.accept())
+                    else:
+                        self.session.refuse(ConnectCode.BAD_CREDENTIALS)
+                case Published(run):
+                    self.runs.append(run)
+                    self.session.acknowledge(run.acks(self.reason(run), 5))
+        self.flush()
+
+    def say(self, topic: str, payload: bytes) -> None:
+        self.session.deliver(topic, payload, 1)
+        self.flush()
+
+    def flush(self) -> None:
+        if output := self.session.take_output():
+            self.transport.write(output)
+        if self.session.should_close:
+            self.transport.close()
+
+
+@asynccontextmanager
+async def cloud(secret: str = "s", reason: Callable[[PublishRun], int] = lambda run: 0) -> AsyncIterator[tuple[int, list[Cloud]]]:
+    current: list[Cloud] = []
+    server = await asyncio.get_running_loop().create_server(lambda: Cloud(secret, reason, current), "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], current
+    finally:
+        server.close()
+        for connection in current:
+            connection.transport.abort()
+
+
+def uplink(port: int, *, keepalive_s: int = 30) -> MqttUplink:
+    return MqttUplink("127.0.0.1", port, "gateway", "gw1", "s", keepalive_s=keepalive_s, window=16)
+
+
+async def test_the_puback_brings_its_reason_code() -> None:
+    async with cloud(reason=lambda run: 0x99 if b"bad" in run.data else 0) as (port, current), uplink(port).connect() as session:
+        outcomes = await asyncio.gather(*(session.publish(EdgeChannel.UP_LIVE, text) for text in (b"good", b"bad", b"good")))
+        assert outcomes == [0, 0x99, 0]
+        assert {run.topic for run in current[0].runs} == {"/edge/gateway/gw1/up/live"}
+
+
+async def test_a_window_of_frames_is_under_way_at_once() -> None:
+    async with cloud() as (port, _), uplink(port).connect() as session:
+        assert await asyncio.gather(*(session.publish(EdgeChannel.UP_BULK, b"x" * 200_000) for _ in range(32))) == [0] * 32
+
+
+async def test_what_the_cloud_says_arrives_typed_and_rubbish_is_left_out() -> None:
+    async with cloud() as (port, current), uplink(port).connect() as session:
+        command = Command("c", "pk", "dn", "thing.service.property.set", {"Fan": 1}, 5)
+        current[0].say("/edge/gateway/gw1/down/committed", b"rubbish")
+        current[0].say("/edge/gateway/gw1/down/manifest", b"{}")
+        current[0].say("/edge/gateway/gw1/down/committed", encode_message(Committed(ID, {Lane.LIVE: 4})))
+        current[0].say("/edge/gateway/gw1/down/exchange", encode_message(ExchangeReply(ID, {})))
+        current[0].say("/edge/gateway/gw1/down/command", encode_message(command))
+        messages = session.messages()
+        assert [await anext(messages) for _ in range(3)] == [Committed(ID, {Lane.LIVE: 4}), ExchangeReply(ID, {}), command]
+
+
+async def test_wrong_credentials_are_a_link_that_is_down() -> None:
+    async with cloud(secret="other") as (port, _):
+        with pytest.raises(LinkDown):
+            async with uplink(port).connect():
+                pass
+
+
+async def test_nobody_there_is_a_link_that_is_down() -> None:
+    async with cloud() as (port, _):
+        pass
+    with pytest.raises(LinkDown):
+        async with uplink(port).connect():
+            pass
+
+
+async def listen(up: MqttUplink, connected: asyncio.Event) -> None:
+    async with up.connect() as session:
+        connected.set()
+        async for _ in session.messages():
+            pass
+
+
+async def test_a_broken_connection_ends_the_listening() -> None:
+    async with cloud() as (port, current):
+        connected = asyncio.Event()
+        task = asyncio.create_task(listen(uplink(port), connected))
+        await connected.wait()
+        current[0].transport.abort()
+        with pytest.raises(LinkDown):
+            await asyncio.wait_for(task, 5)
+
+
+async def test_a_link_that_has_gone_silent_is_noticed_by_its_keepalive() -> None:
+    async with cloud() as (port, current):
+        connected = asyncio.Event()
+        task = asyncio.create_task(listen(uplink(port, keepalive_s=4), connected))
+        await connected.wait()
+        current[0].deaf = True
+        start = time.monotonic()
+        with pytest.raises(LinkDown):
+            await asyncio.wait_for(task, 15)
+        assert time.monotonic() - start <= 1.5 * 4 + 3  # paho looks once a second, and twice
