@@ -24,8 +24,10 @@ from firmware_sim.faults import TcpProxy
 from firmware_sim.process import until
 from firmware_sim.stage import Child, Cloud, LogTail, StageFailed, account_of, free_port, toml, wait_for, write_private
 from firmware_sim.wire.registers import Point
+from protocols.errors import Reason, Refused
 from protocols.thing import library
 
+MARK = ".fwsim-demo"
 LINE, HOME, GATEWAY = "line-1", "home-1", "gateway-1"
 LINE_ROWS_S, HOME_ROWS_S, POLL_MS = 5.0, 2.0, 50
 STEADY_S, CUT_S, DOWN_S, AFTER_S = 8.0, 20.0, 3.0, 3.0
@@ -95,8 +97,7 @@ class Scene:
 
 async def demo(options: DemoOptions, stop: asyncio.Event) -> int:
     """Run the demo; 0 = the account balances, 1 = it does not, 3 = a process failed, 130 = interrupted."""
-    shutil.rmtree(options.folder, ignore_errors=True)
-    options.folder.mkdir(parents=True)
+    _empty(options.folder)
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.unlink(missing_ok=True)
     with Board() as board:
@@ -104,24 +105,29 @@ async def demo(options: DemoOptions, stop: asyncio.Event) -> int:
         outcome: list[Account] = []
         try:
             finished = await until(stop, _story(scene, outcome))
+            if finished and options.keep and scene.cloud is not None:
+                await _start_again(scene, options.folder / "kept")
+                print(f"API {scene.cloud.url}  key {scene.cloud.key}  MQTT port {scene.mqtt_port}  (Ctrl-C ends it)", flush=True)
+                await stop.wait()
         except StageFailed as error:
-            board.say(f"[failed] {error}")
-            finished = False
-            await _close(scene)
+            board.say(f"FAILED: {error}")
             return 3
-        except BaseException:
+        finally:
+            board.say("stopping everything")
             await _close(scene)
-            raise
-        if finished and options.keep and scene.cloud is not None:
-            board.end()
-            await _start_again(scene, options.folder / "kept")
-            print(f"API {scene.cloud.url}  key {scene.cloud.key}  MQTT port {scene.mqtt_port}  (Ctrl-C ends it)", flush=True)
-            await stop.wait()
-        board.say("stopping everything")
-        await _close(scene)
     if not finished:
         return 130
     return 0 if outcome[0].balanced else 1
+
+
+def _empty(folder: Path) -> None:
+    """A fresh folder; raises Refused for one with things in it that no demo has put there."""
+    mark = folder / MARK
+    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+        raise Refused(Reason.BAD_CONFIGURATION, f"{folder} is not a folder of an earlier demo: choose another --dir")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    mark.touch()
 
 
 async def _close(scene: Scene) -> None:

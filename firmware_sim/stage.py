@@ -20,6 +20,7 @@ from protocols.errors import TryAgain
 
 STOP_S = 12.0
 READY_S = 60.0
+GET_TRIES = 10
 FAR_FUTURE_MS = 4_102_444_800_000
 _PR_SET_PDEATHSIG = 1
 
@@ -146,10 +147,20 @@ class Cloud:
             query["cursor"] = page["next"]
 
     async def _post(self, path: str, body: object) -> dict[str, Any]:
-        return _answer(await self._client.post(path, json=body))
+        try:
+            return _answer(await self._client.post(path, json=body))
+        except httpx.HTTPError as error:
+            raise StageFailed(f"POST {path}: {error!r}") from error
 
     async def _get(self, path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return _answer(await self._client.get(path, params=query))
+        """Asked again for a while when nobody answers: a role may be starting again."""
+        for _ in range(GET_TRIES):
+            try:
+                return _answer(await self._client.get(path, params=query))
+            except httpx.HTTPError as error:
+                problem = error
+            await asyncio.sleep(0.5)
+        raise StageFailed(f"GET {path}: {problem!r}")
 
 
 def _answer(response: httpx.Response) -> dict[str, Any]:

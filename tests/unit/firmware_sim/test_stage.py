@@ -1,12 +1,15 @@
 """What the demo stands on: files and logs."""
 
+import asyncio
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from firmware_sim.demo import DemoOptions, demo
 from firmware_sim.row_log import Row, RowLog
 from firmware_sim.stage import Child, LogTail, StageFailed, toml, wait_for, write_private
+from protocols.errors import Refused
 
 
 def test_a_log_is_read_as_it_grows_and_a_half_written_line_waits(tmp_path: Path) -> None:
@@ -46,3 +49,10 @@ async def test_a_process_that_ends_early_is_named_with_its_last_words(tmp_path: 
     assert await child.stop() == 1
     with pytest.raises(StageFailed, match="cloud has ended"):
         await wait_for("nothing", never, 5.0, [child])
+
+
+async def test_the_demo_empties_only_a_folder_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(Refused, match="not a folder of an earlier demo"):
+        await demo(DemoOptions(tmp_path, tmp_path.parent / "demo.json"), asyncio.Event())
+    assert (tmp_path / "thesis.txt").exists()
