@@ -37,6 +37,8 @@ def main() -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # The buffer's thread takes the interpreter several times a commit; at the default 5 ms it would wait longer for that than for the disk.
+    sys.setswitchinterval(0.001)
     logging.getLogger("pymodbus").setLevel(logging.CRITICAL)  # every failed poll; the connector says once what matters
     try:
         settings = load(options.config)

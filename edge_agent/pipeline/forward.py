@@ -20,7 +20,8 @@ from protocols.errors import Refused, TryAgain
 log = logging.getLogger("edge.forward")
 
 MEET_S = 3.0  # how long the cloud's watermarks are waited for; without them sending starts at our own
-STALL_S = 15.0  # frames acknowledged and not committed for so long: ask again
+STALL_S = 15.0  # frames waiting and none committed for so long: ask for the watermarks again
+PATIENCE_S = 600.0  # when that question had no answer: it waits in the cloud behind the frames, so asking often helps nobody
 READ_AHEAD = 16  # frames read from the buffer at a time
 _CHANGE_FIRST = frozenset((0x90, 0x95, 0x99))  # topic invalid, too large, payload invalid: sending it again changes nothing
 _EXCHANGE = EdgeChannel.UP_EXCHANGE
@@ -151,7 +152,6 @@ class Forwarder:
             crash_point("forward.after_send")
             if reason < 0x80:
                 self.sent += 1
-                self._progress_at = self._clock.monotonic()
             elif reason in _CHANGE_FIRST and (lane, seq) not in self._replaced:
                 await self._give_up(lane, seq, frame, reason)
             else:
@@ -193,17 +193,16 @@ class Forwarder:
         self._progress_at = self._clock.monotonic()
 
     async def _watch(self, session: UplinkSession) -> None:
-        """Ask for the watermarks again when acknowledged frames are not committed for long, ever more seldom."""
-        wait_s = STALL_S
+        """Ask for the watermarks again when frames wait and none is committed for long; the answer has them sent again."""
         self._progress_at = self._clock.monotonic()
         while True:
             await asyncio.sleep(1.0)
+            now = self._clock.monotonic()
             if self.idle:
-                self._progress_at, wait_s = self._clock.monotonic(), STALL_S
-            elif self._clock.monotonic() - self._progress_at > wait_s:
-                log.info("link.stalled", extra={"after_s": wait_s})
-                wait_s = min(2 * wait_s, 600.0)
-                self._progress_at = self._clock.monotonic()
+                self._progress_at = now
+            elif now - self._progress_at > (STALL_S if self._met.is_set() else PATIENCE_S):
+                log.info("link.stalled", extra={"after_s": round(now - self._progress_at)})
+                self._progress_at = now
                 self._met.clear()
                 await self._meet(session)
 
