@@ -32,7 +32,9 @@ from cloud.telemetry.worker import APPEND_SUBJECT, SERIES_A_PAGE, STATE_SUBJECT,
 from protocols.errors import TryAgain
 
 BATCH_S: Final = 0.010  # a batch begins at most this often
-MOST_ROWS: Final = 100_000  # a batch that weighs this much waits for the one before it
+# A batch that weighs this much waits for the one before it. (From 122,880 rows on DuckDB writes a row group straight into its file,
+# compressed, instead of all of it into the log first: half the CPU, a quarter of the bytes.)
+MOST_ROWS: Final = 400_000
 APPEND_S: Final = 30.0
 PURGE_S: Final = 1.0
 RETRY_S: Final = 0.1
@@ -76,6 +78,7 @@ class Ingest:
         self._batches = metrics.counter("hearthline_ingest_batches", "Batches committed.")
         self._restarts = metrics.counter("hearthline_ingest_restarts", "Times the cycle began again after a fault.")
         self._refused: Counter = metrics.counter("hearthline_ingest_quarantined", "Entries of the quarantine.", ("reason",))
+        self._step = metrics.histogram("hearthline_ingest_step_seconds", "How long the steps of a batch take.", ("step",))
         self._lag = metrics.gauge("hearthline_ingest_lag_seconds", "Age of the newest committed message when it was committed.")
 
     async def run(self) -> None:
@@ -172,9 +175,11 @@ class Ingest:
 
     async def carry_out(self, effects: Effects) -> None:
         """Step (a), step (b), and then what devices and gateways hear. Raises TryAgain; everything may be repeated."""
-        await self._append(effects)
+        with self._step.labels("append").time():
+            await self._append(effects)
         crash_point("ingest.after_append")
-        await self.in_thread(commit, self._database, self._partition, effects)
+        with self._step.labels("commit").time():
+            await self.in_thread(commit, self._database, self._partition, effects)
         crash_point("ingest.after_commit")
         self._committed = effects.append.end
         await self._send(effects)
@@ -186,12 +191,12 @@ class Ingest:
             self._refused.labels(entry.reason).inc()
 
     async def _append(self, effects: Effects) -> None:
-        for part in encode_append(effects.append):
-            reply = _decode_append(await self._bus.request(APPEND_SUBJECT, part, timeout_s=APPEND_S))
-            if reply.verdict is Verdict.REFUSED:
-                raise StoreElsewhere(f"the store is at {reply.position}, not at {effects.append.start}")
-            if reply.verdict is Verdict.HAVE:
-                return
+        *parts, last = encode_append(effects.append)
+        for part in parts:  # they arrive in order or the last one is refused
+            await self._bus.publish(APPEND_SUBJECT, part)
+        reply = _decode_append(await self._bus.request(APPEND_SUBJECT, last, timeout_s=APPEND_S))
+        if reply.verdict not in (Verdict.APPLIED, Verdict.HAVE):
+            raise StoreElsewhere(f"the store is at {reply.position}, not at {effects.append.start}")
 
     async def _send(self, effects: Effects) -> None:
         """Replies may be lost, the device posts again; they must not hold the cycle up."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from protocols.errors import Broken, Reason, Refused
 
 DAY_MS: Final = 86_400_000
-PART_ROWS: Final = 100_000  # numeric rows a part: 28 bytes each, so that a part stays under NATS' 4 MiB payload
-PART_BYTES: Final = 2_800_000  # text and series rows a part, by size
+# Parts of an append are far below NATS' 4 MiB payload: clients copy each message three times, which is cheap only inside the cache.
+PART_ROWS: Final = 20_000
+PART_BYTES: Final = 512 * 1024  # of series, texts and gaps
 EARLIEST_MS: Final = -(2**53)
 LATEST_MS: Final = 2**53
 
@@ -210,7 +211,7 @@ def encode_append(append: Append) -> list[bytes]:
 
 def _small(append: Append) -> bool:
     """Whether everything but the columns is small beside a full part of columns."""
-    return len(append.series) <= 2_000 and len(append.gaps) <= 2_000 and sum(len(text.json) for text in append.texts) <= 200_000
+    return len(append.series) <= 1_000 and len(append.gaps) <= 1_000 and sum(len(text.json) for text in append.texts) <= 100_000
 
 
 def _encode_part(

@@ -114,10 +114,10 @@ def _frames(bench: Bench, gateway: int, first: int, count: int) -> list[bytes]:
     dictionary = tuple((bench.product_key, f"d{d}", f"p{p}") for d in range(gateway, DEVICES, GATEWAYS) for p in range(PROPERTIES))
     each = FRAME_READINGS // len(dictionary)
     series = np.repeat(np.arange(len(dictionary), dtype=np.uint32), each)
-    frames = []
+    noise, frames = np.random.default_rng(gateway), []
     for n in range(first, first + count):
         times = np.tile(START_MS + 10 * (n * each + np.arange(each)), len(dictionary))
-        values = np.round(230 + 10 * np.sin(np.arange(FRAME_READINGS) / 50 + n), 1)
+        values = np.round(230 + noise.normal(0, 3, FRAME_READINGS), 1)  # a mains voltage: over a byte each
         header = FrameHeader(bytes([gateway + 1]) * 16, 1, Lane.LIVE, n + 1, 1, START_MS + n)
         frames.append(stamp(encode_body(Columns(dictionary, series, times, values)), header))
     return frames
@@ -136,7 +136,7 @@ def _until_stored(bench: Bench, last_ms: int) -> tuple[float, dict[str, float]]:
     for device in range(DEVICES):
         path = f"/v1/telemetry/{bench.product_key}/d{device}/p{PROPERTIES - 1}"
         while not bench.cloud.api.get(path, **{"from": last_ms, "to": last_ms + 1})["points"]:
-            time.sleep(0.02)
+            time.sleep(0.05)
     return time.time(), bench.cpu()
 
 
