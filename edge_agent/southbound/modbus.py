@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from edge_agent.domain.backoff import Backoff
 from edge_agent.domain.batch import Shape
 from edge_agent.domain.clock import Clock
 from edge_agent.domain.normalise import Normaliser
 from edge_agent.domain.sampling import LastRow, Missed, Sampler
 from edge_agent.ports import DeviceKey, Intake, PresenceBoard
 from edge_agent.southbound.plan import ModbusPlan
-from edge_agent.supervise import RestartPolicy
 from protocols.edgelink.columns import MAX_TIME_MS
 from protocols.edgelink.lanes import Gap, GapReason, Lane
 from protocols.edgelink.records import GapRecord
@@ -72,7 +72,7 @@ class ModbusConnector:
         bits = 16 * self._counter.size if self._counter else None
         self._sampler = Sampler(last, clean=clean, counter_bits=bits, poll_ms=plan.poll_ms)
         self._mark = MARK_PREFIX + str(device)
-        self._policy = RestartPolicy(first_s=max(0.1, plan.poll_ms / 1000), ceiling_s=10.0, tries=None)
+        self._backoff = Backoff(first_s=max(0.1, min(plan.poll_ms / 1000, 10.0)), ceiling_s=10.0)
         self._failures = 0
         self._complained: set[str] = set()
         self._refused: dict[str, tuple[int | None, int]] = {}  # identifier -> last time it was good, values refused since
@@ -89,7 +89,7 @@ class ModbusConnector:
                     await self.poll()
                 except DeviceUnreachable as problem:
                     self._lost(problem)
-                    await asyncio.sleep(self._policy.wait_s(self._failures, self._chance()))
+                    await asyncio.sleep(self._backoff.wait_s(self._failures, self._chance()))
                     due = self._clock.monotonic()
                     continue
                 due = max(due + self._plan.poll_ms / 1000, self._clock.monotonic())

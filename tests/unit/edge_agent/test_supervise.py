@@ -2,6 +2,7 @@
 
 import pytest
 
+from edge_agent.domain.backoff import Backoff
 from edge_agent.supervise import RestartPolicy, supervise
 from protocols.errors import TryAgain
 
@@ -31,7 +32,7 @@ async def run(outcomes: list[Exception | None], policy: RestartPolicy, times: Ti
 
 async def test_what_is_worth_retrying_is_retried_ever_more_slowly() -> None:
     times = Times()
-    await run([TryAgain("away")] * 4 + [None], RestartPolicy(first_s=1, ceiling_s=4, tries=None), times)
+    await run([TryAgain("away")] * 4 + [None], RestartPolicy(Backoff(first_s=1, ceiling_s=4), tries=None), times)
     assert times.sleeps == [1, 2, 4, 4]
 
 
@@ -41,7 +42,7 @@ async def test_it_gives_up_when_it_fails_too_often_within_the_window() -> None:
 
 
 async def test_failures_long_ago_do_not_count() -> None:
-    await run([TryAgain("away")] * 9 + [None], RestartPolicy(first_s=60, ceiling_s=60, tries=3, window_s=100), Times())
+    await run([TryAgain("away")] * 9 + [None], RestartPolicy(Backoff(first_s=60, ceiling_s=60), tries=3, window_s=100), Times())
 
 
 async def test_a_bug_is_raised_at_once() -> None:
