@@ -2,7 +2,8 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import msgspec
 
@@ -45,18 +46,17 @@ class Obey:
         self._by_command: dict[str, str] = {}
         self._done: OrderedDict[str, ReplyRecord] = OrderedDict()
         self._slot = 0
-        for mark in sorted(stored.values()):
-            slot, record = _DECODER.decode(mark)
-            self._slot = max(self._slot, slot + 1)
-            self._done[record.command_id] = record
+        for slot, key, record in sorted(_known(stored), key=lambda known: known[0]):
+            self._slot = slot + 1
+            self._done[key] = record
         self._next_id = clock.now_ms() % 1_000_000_000  # so that an answer to the run before is not taken for one of ours
         self.obeyed = 0
 
     def handle(self, command: Command) -> None:
         """Carry a command out, or answer why not; never raises."""
-        if command.command_id in self._by_command:
+        if _key(command) in self._by_command:
             return  # sent again while it is under way
-        done = self._done.get(command.command_id)
+        done = self._done.get(_key(command))
         if done is not None:
             self._intake.record(Lane.REPLY, done)
             return
@@ -64,27 +64,27 @@ class Obey:
         try:
             self._start(key, command)
         except Refused as refused:
-            self._finish(command.command_id, int(code_of(refused)), {"message": str(refused)})
+            self._finish(command, int(code_of(refused)), {"message": str(refused)})
 
     def _start(self, key: DeviceKey, command: Command) -> None:
         model = self._models.get(key)
         if model is None:
-            return self._finish(command.command_id, int(Code.DEVICE_UNKNOWN), {"message": f"{key} is not configured at this gateway"})
+            return self._finish(command, int(Code.DEVICE_UNKNOWN), {"message": f"{key} is not configured at this gateway"})
         if command.expires_ms <= self._clock.now_ms():
-            return self._finish(command.command_id, OFFLINE, {"message": "the command expired before it reached the device"})
+            return self._finish(command, OFFLINE, {"message": "the command expired before it reached the device"})
         if command.method != PROPERTY_SET:
-            return self._finish(command.command_id, NO_METHOD, {"message": f"this gateway does not carry {command.method[:80]!r}"})
+            return self._finish(command, NO_METHOD, {"message": f"this gateway does not carry {command.method[:80]!r}"})
         route = self._routes.get(key)
         if route is None:
-            return self._finish(command.command_id, OFFLINE, {"message": f"{key} is not attached to this gateway"})
+            return self._finish(command, OFFLINE, {"message": f"{key} is not attached to this gateway"})
         if len(self._waiting) >= WAITING:
-            return self._finish(command.command_id, int(Code.TOO_MANY_REQUESTS), {"message": "too many commands under way"})
+            return self._finish(command, int(Code.TOO_MANY_REQUESTS), {"message": "too many commands under way"})
         params = model.coerce_set(command.params)
         self._next_id = self._next_id % 4_294_967_295 + 1
         message_id = str(self._next_id)
         route.set_properties(message_id, params)
         self._waiting[message_id] = (key, command)
-        self._by_command[command.command_id] = message_id
+        self._by_command[_key(command)] = message_id
         return None
 
     def answered(self, device: DeviceKey, reply: Reply) -> None:
@@ -94,10 +94,10 @@ class Obey:
             log.info("reply.unexpected", extra={"device": str(device), "id": reply.id[:32]})
             return
         del self._waiting[reply.id]
-        del self._by_command[found[1].command_id]
+        del self._by_command[_key(found[1])]
         self.obeyed += 1
         data = reply.data if isinstance(reply.data, dict) else {} if reply.data is None else {"data": reply.data}
-        self._finish(found[1].command_id, reply.code, data)
+        self._finish(found[1], reply.code, data)
 
     def expire(self) -> None:
         """Answer for devices that did not, once their time is over; call every second or so."""
@@ -105,18 +105,30 @@ class Obey:
         late = [(message_id, command) for message_id, (_, command) in self._waiting.items() if command.expires_ms <= now_ms]
         for message_id, command in late:
             del self._waiting[message_id]
-            del self._by_command[command.command_id]
-            self._finish(command.command_id, NO_ANSWER, {"message": "the device did not answer in time"})
+            del self._by_command[_key(command)]
+            self._finish(command, NO_ANSWER, {"message": "the device did not answer in time"})
 
-    def _finish(self, command_id: str, code: int, data: Mapping[str, object]) -> None:
-        record = ReplyRecord(command_id, code, _json.encode(data).decode())
-        self._done[command_id] = record
+    def _finish(self, command: Command, code: int, data: Mapping[str, object]) -> None:
+        record = ReplyRecord(command.command_id, code, _json.encode(data).decode())
+        self._done[_key(command)] = record
         while len(self._done) > REMEMBERED:
             self._done.popitem(last=False)
         self._intake.record(Lane.REPLY, record)
-        self._intake.mark(f"{MARK_PREFIX}{self._slot % REMEMBERED:04d}", _ENCODER.encode((self._slot, record)), Lane.REPLY)
+        self._intake.mark(f"{MARK_PREFIX}{self._slot % REMEMBERED:04d}", _ENCODER.encode((self._slot, _key(command), record)), Lane.REPLY)
         self._slot += 1
 
 
+def _key(command: Command) -> str:
+    """What makes a command one command: a cloud that was set up anew counts its ids from the start."""
+    return f"{command.command_id}@{command.expires_ms}"
+
+
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(tuple[int, ReplyRecord])
+_DECODER = msgspec.msgpack.Decoder(tuple[int, str, ReplyRecord])
+
+
+def _known(stored: Mapping[str, bytes]) -> Iterator[tuple[int, str, ReplyRecord]]:
+    """The readable marks; what another version wrote is left out."""
+    for mark in stored.values():
+        with suppress(msgspec.MsgspecError):
+            yield _DECODER.decode(mark)

@@ -90,6 +90,15 @@ def test_an_answered_command_is_remembered_across_a_restart() -> None:
     assert again.replies == [("c1", 200)]
 
 
+def test_a_new_command_under_an_old_id_is_a_new_command() -> None:
+    rig = Rig()
+    rig.command()
+    rig.obey.answered(HOOD, Reply(rig.route.sets[0][0], 200, {}))
+    rig.clock.forward(3600)
+    rig.command()
+    assert len(rig.route.sets) == 2
+
+
 def test_what_the_model_refuses_does_not_reach_the_device() -> None:
     rig = Rig()
     rig.command("read only or unknown", Nope=1)
