@@ -31,7 +31,7 @@ def test_each_sentence_ends_with_a_test_that_exists(sentence: str) -> None:
     proof = PROOF.search(sentence)
     assert proof, f"no proof: {sentence!r}"
     assert sentence.endswith(proof[0]), f"the proof ends the sentence: {sentence!r}"
-    assert sentence.count(". ") == 0, f"one sentence, one proof: {sentence!r}"
+    assert sentence.count(". ") == 1, f"one sentence, one proof: {sentence!r}"
     tree = ast.parse((ROOT / proof["path"]).read_text(encoding="utf-8"))
     names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     assert proof["name"] in names, f"{proof['path']} has no {proof['name']}"
