@@ -39,7 +39,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # The buffer's thread takes the interpreter several times a commit; at the default 5 ms it would wait longer for that than for the disk.
     sys.setswitchinterval(0.001)
-    logging.getLogger("pymodbus").setLevel(logging.CRITICAL)  # every failed poll; the connector says once what matters
+    for chatty in ("pymodbus", "mqtt"):  # every failed poll and read; the connector and the forwarder say once what matters
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     try:
         settings = load(options.config)
     except Refused as refused:
