@@ -1,6 +1,6 @@
 """Which messages of appliances are already in the buffer: an appliance repeats what was not acknowledged, also after a kill.
 
-A ring of digests, stored in the same transaction as the frames that hold the messages. It reaches back 4,096 commits or 32,768 messages,
+A ring of digests, stored in the same transaction as the frames that hold the messages. It reaches back 4,096 commits or 16,384 messages,
 whichever is less, and what the agent's previous run left stays known for as long as this one lasts.
 """
 
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 SLOTS = 4_096
-DIGESTS = 32_768
-SIZE = 8  # bytes of a digest: a chance of 1 in 2^34 that any two of 32,768 messages are taken for one
+DIGESTS = 16_384
+SIZE = 8  # bytes of a digest: a chance of 1 in 2^36 that any two of 16,384 messages are taken for one
 
 
 class Digests:
@@ -33,15 +33,22 @@ class Digests:
 class SeenRing:
     """Digests of one lane. `stored` are its marks (key -> slot number, then digests) as the outbox kept them."""
 
-    __slots__ = ("_prefix", "_recent", "_slot", "_slots", "_total", "before", "fresh")
+    __slots__ = ("_prefix", "_recent", "_slot", "_slots", "_stale", "_total", "before", "fresh")
 
     def __init__(self, prefix: str, stored: Mapping[str, bytes]) -> None:
         self._prefix = prefix
-        values = [value for key, value in stored.items() if key.startswith(prefix) and len(value) >= 8 + SIZE]
-        self.before = frozenset(value[at : at + SIZE] for value in values for at in range(8, len(value) - SIZE + 1, SIZE))
+        held = sorted(((value, key) for key, value in stored.items() if key.startswith(prefix) and len(value) >= 8), reverse=True)
+        before: set[bytes] = set()
+        self._stale: list[str] = []  # beyond what is kept: freed with the next frame
+        for value, key in held:  # newest first: a value begins with its slot number
+            if len(before) < DIGESTS:
+                before.update(value[at : at + SIZE] for at in range(8, len(value) - SIZE + 1, SIZE))
+            else:
+                self._stale.append(key)
+        self.before = frozenset(before)
         self._slots: deque[tuple[int, list[bytes]]] = deque()
         self._recent: dict[bytes, None] = {}
-        self._slot = max((int.from_bytes(value[:8], "big") for value in values), default=0) + 1
+        self._slot = int.from_bytes(held[0][0][:8], "big") + 1 if held else 1
         self._total = 0
         self.fresh: list[bytes] = []
 
@@ -70,7 +77,8 @@ class SeenRing:
         self._slot, self.fresh = slot + 1, []
         self._slots.append((slot, digests))
         self._total += len(digests)
-        marks = {}
+        marks = dict.fromkeys(self._stale, b"")
+        self._stale = []
         while (self._total > DIGESTS and len(self._slots) > 1) or len(self._slots) >= SLOTS:
             old, gone = self._slots.popleft()
             self._total -= len(gone)

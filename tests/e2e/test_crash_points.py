@@ -20,6 +20,7 @@ from tests.e2e.scenes import Machine, Site, appliance_replay, rows_logged, said,
 CLOUD_POINTS = ("access.before_commit", "access.after_commit", "ingest.after_append", "ingest.after_commit", "core.after_append")
 EDGE_POINTS = ("buffer.after_commit", "forward.after_send", "forward.before_watermark")
 RATE = 50.0
+DOWN_S = 1.5  # longer than a replay waits for somebody to poll it: the machine moves on meanwhile, and a gap has to say so
 HEADERS = {"level": "double", "strokes": "int"}
 
 
@@ -56,6 +57,7 @@ class Scene:
             armed = self.site.gateway.crash(point)
             wait_gone(armed)
             self.site.gateway.wait(10)
+            time.sleep(DOWN_S)
             self.site.gateway.start()
         else:
             wait_gone(self.cloud.crash(point))

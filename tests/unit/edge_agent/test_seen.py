@@ -60,3 +60,18 @@ def test_digests_tell_topics_and_packets_apart() -> None:
     assert one.of(b"{}") == Digests("/sys/pk/one").of(b"{}")
     assert len({one.of(b"{}"), other.of(b"{}"), one.of(b"{}", b"\0\1"), one.of(b"{}", b"\0\2")}) == 4
     assert len(one.of(b"{}")) == 8
+
+
+def test_many_runs_of_the_agent_do_not_add_up() -> None:
+    stored: dict[str, bytes] = {}
+    for run in range(6):
+        ring = SeenRing("seen/", stored)
+        for number in range(20):
+            for index in range(seen.DIGESTS // 16):
+                ring.add((run * 10_000_000 + number * 100_000 + index).to_bytes(8, "big"))
+            stored |= ring.take()
+        stored = {key: value for key, value in stored.items() if value}
+    assert sum((len(value) - 8) // 8 for value in stored.values()) <= 2 * seen.DIGESTS
+    after = SeenRing("seen/", stored)
+    assert len(after.before) <= seen.DIGESTS + seen.DIGESTS // 16
+    assert (50_000_000 + 1_900_000).to_bytes(8, "big") in after
