@@ -1,7 +1,7 @@
 """The ingest role: reads the uplink stream, evaluates, and carries each batch out in two steps that are safe to repeat.
 
-While one batch is carried out, the next is read and evaluated. Any fault ends this life of the cycle; the next one begins at what
-is committed (design.md par. 5.6).
+While one batch is committed the next is appended, and the one after that is read and evaluated. Any fault ends this life of the cycle;
+the next one begins at what is committed (design.md par. 5.6).
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from prometheus_client import Counter
 
 from cloud.access.model import DOWN_SUBJECT, UPLINK_STREAM, UPLINK_SUBJECT, Downlink, encode_downlinks
 from cloud.devices.model import REGISTRY_CHANGED, RegistryChange
-from cloud.foundation.bus import Bus, BusAway
+from cloud.foundation.bus import Bus, BusAway, NoAnswer
 from cloud.foundation.clock import now_ms
 from cloud.foundation.crashpoint import crash_point
 from cloud.foundation.db import Database
@@ -35,10 +35,12 @@ BATCH_S: Final = 0.010  # a batch begins at most this often
 # A batch that weighs this much waits for the one before it. (From 122,880 rows on DuckDB writes a row group straight into its file,
 # compressed, instead of all of it into the log first: half the CPU, a quarter of the bytes.)
 MOST_ROWS: Final = 400_000
-APPEND_S: Final = 30.0
+APPEND_S: Final = 1.0  # an append takes milliseconds; longer when the store is just compacting its log
+MOST_APPEND_S: Final = 32.0
 PURGE_S: Final = 1.0
-RETRY_S: Final = 0.1
-MOST_RETRY_S: Final = 2.0
+RETRY_S: Final = 0.05
+MOST_RETRY_S: Final = 0.5
+STOP_S: Final = 5.0
 DOWNLINKS_A_MESSAGE: Final = 2_000
 DOWNLINK_BYTES: Final = 1_000_000
 
@@ -106,7 +108,8 @@ class Ingest:
         life = await self._begin()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(life.evaluate(), name="ingest.evaluate")
-            tasks.create_task(life.carry_out(), name="ingest.carry")
+            tasks.create_task(life.append(), name="ingest.append")
+            tasks.create_task(life.commit(), name="ingest.commit")
             self._ready()
 
     async def _begin(self) -> "_Life":
@@ -127,7 +130,7 @@ class Ingest:
     async def _store_state(self) -> tuple[Position, list[Series]]:
         series: list[Series] = []
         while True:
-            reply = _decode_state(await self._bus.request(STATE_SUBJECT, _encode(StateRequest(len(series)))))
+            reply = _decode_state(await self._bus.request(STATE_SUBJECT, _encode(StateRequest(len(series))), timeout_s=APPEND_S))
             series += reply.series
             if len(reply.series) < SERIES_A_PAGE:
                 return reply.position, series
@@ -173,11 +176,30 @@ class Ingest:
         """Call what blocks; one call at a time."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
-    async def carry_out(self, effects: Effects) -> None:
-        """Step (a), step (b), and then what devices and gateways hear. Raises TryAgain; everything may be repeated."""
+    async def append(self, effects: Effects) -> None:
+        """Step (a): the rows, durably in the store. Raises TryAgain; may be repeated."""
         with self._step.labels("append").time():
-            await self._append(effects)
+            reply = await self._append(effects)
+        if reply.verdict not in (Verdict.APPLIED, Verdict.HAVE):
+            raise StoreElsewhere(f"the store is at {reply.position}, not at {effects.append.start}")
         crash_point("ingest.after_append")
+
+    async def _append(self, effects: Effects) -> AppendReply:
+        """Ask, and ask again when there is no answer: the store may have been killed with the request in its hands."""
+        *parts, last = encode_append(effects.append)
+        wait_s = APPEND_S
+        while True:
+            for part in parts:  # they arrive in order or the last one is refused
+                await self._bus.publish(APPEND_SUBJECT, part)
+            try:
+                return _decode_append(await self._bus.request(APPEND_SUBJECT, last, timeout_s=wait_s))
+            except NoAnswer:
+                if wait_s >= MOST_APPEND_S:
+                    raise
+                wait_s *= 2
+
+    async def commit(self, effects: Effects) -> None:
+        """Step (b): the metadata, and then what devices and gateways hear. Raises TryAgain; may be repeated."""
         with self._step.labels("commit").time():
             await self.in_thread(commit, self._database, self._partition, effects)
         crash_point("ingest.after_commit")
@@ -190,14 +212,6 @@ class Ingest:
         for entry in effects.quarantined:
             self._refused.labels(entry.reason).inc()
 
-    async def _append(self, effects: Effects) -> None:
-        *parts, last = encode_append(effects.append)
-        for part in parts:  # they arrive in order or the last one is refused
-            await self._bus.publish(APPEND_SUBJECT, part)
-        reply = _decode_append(await self._bus.request(APPEND_SUBJECT, last, timeout_s=APPEND_S))
-        if reply.verdict not in (Verdict.APPLIED, Verdict.HAVE):
-            raise StoreElsewhere(f"the store is at {reply.position}, not at {effects.append.start}")
-
     async def _send(self, effects: Effects) -> None:
         """Replies may be lost, the device posts again; they must not hold the cycle up."""
         with contextlib.suppress(BusAway):
@@ -206,7 +220,10 @@ class Ingest:
 
 
 class _Life:
-    """One life of the cycle: two tasks that meet in the evaluator, one adding messages, the other cutting batches."""
+    """One life of the cycle: a task that evaluates messages, one that cuts batches and appends them, one that commits what is appended.
+
+    A crash leaves the store up to three batches ahead of the metadata: they are computed again, and the store has them.
+    """
 
     def __init__(self, ingest: Ingest, evaluator: Evaluator, first_cut: int) -> None:
         self._ingest = ingest
@@ -214,6 +231,7 @@ class _Life:
         self._first_cut = first_cut  # the store has everything up to here: the first batch ends exactly there
         self._something = asyncio.Event()
         self._room = asyncio.Event()
+        self._appended: asyncio.Queue[Effects] = asyncio.Queue(1)
         if evaluator.moved:
             self._something.set()
 
@@ -246,7 +264,8 @@ class _Life:
         finally:
             await reader.close()
 
-    async def carry_out(self) -> None:
+    async def append(self) -> None:
+        """Cut a batch, at most every 10 ms, and take step (a) with it."""
         began = 0.0
         loop = asyncio.get_running_loop()
         while True:
@@ -257,11 +276,17 @@ class _Life:
             self._something.clear()
             effects = self._evaluator.cut()
             self._room.set()
-            work = asyncio.ensure_future(self._ingest.carry_out(effects))
+            await self._ingest.append(effects)
+            await self._appended.put(effects)
+
+    async def commit(self) -> None:
+        """Take step (b) with each batch that is in the store, while the next one gets there."""
+        while True:
+            work = asyncio.ensure_future(self._ingest.commit(await self._appended.get()))
             try:
                 await asyncio.shield(work)
             except asyncio.CancelledError:
-                await asyncio.wait((work,), timeout=5.0)  # told to stop: finish what is under way
+                await asyncio.wait((work,), timeout=STOP_S)  # told to stop: devices hear of what is committed
                 raise
 
 

@@ -180,7 +180,7 @@ def frames(bench: Bench, readings: int, first: int = 0) -> dict[str, Any]:
 
 def _result(before: dict[str, float], after: dict[str, float], sent: dict[str, Any], at: float, values: int) -> dict[str, Any]:
     wall = at - sent["first"]
-    shares = {role: round((cpu - before[role]) / wall, 2) for role, cpu in after.items()}
+    shares = _shares(before, after, wall)
     return {
         "rate": round(values / wall),
         "seconds": round(wall, 2),
@@ -190,11 +190,18 @@ def _result(before: dict[str, float], after: dict[str, float], sent: dict[str, A
     }
 
 
+def _shares(before: dict[str, float], after: dict[str, float], wall: float) -> dict[str, float]:
+    """Of one processor, by role."""
+    return {role: round((cpu - before[role]) / wall, 2) for role, cpu in after.items()}
+
+
 def reply(bench: Bench, seconds: float, first: int = 0, per_second: int = 1_000) -> dict[str, Any]:
     """Time from post to post_reply, ms."""
     each = int(per_second * seconds) // DEVICES
     streams = [_stream(client, _posts(first, each, n, ack=1), 1) for n, client in enumerate(bench.devices)]
-    return _send(bench, streams, per_second)
+    before, began = bench.cpu(), time.time()
+    found = _send(bench, streams, per_second)
+    return found | {"cpu": _shares(before, bench.cpu(), time.time() - began)}
 
 
 def rows(messages: int = 600_000, readings: int = 40_000_000, seconds: float = 10.0) -> list[Row]:
@@ -211,7 +218,7 @@ def rows(messages: int = 600_000, readings: int = 40_000_000, seconds: float = 1
     with tempfile.TemporaryDirectory() as folder, platform(Path(folder)) as bench:
         reply(bench, 2.0)
         result = reply(bench, seconds, first=1_000_000)
-        note = ", ".join(f"{name} {value:.1f}" for name, value in result.items())
+        note = ", ".join(f"{name} {result[name]:.1f}" for name in ("p50", "p90", "max")) + f", {json.dumps(result['cpu'])}"
         found.append(
             Row(
                 "ingest.reply_p99", round(result["p99"], 2), "ms", target="<= 25 ms at 1,000 messages/s", met=result["p99"] <= 25, note=note
