@@ -24,7 +24,7 @@ _NEXT_STEP = {
 }
 
 
-class Problem(Exception):  # noqa: N818 - RFC 9457's word
+class Problem(Exception):
     """An answer that is an error. `kind` is the stable end of `type`; `more` adds members, `headers` adds headers."""
 
     def __init__(

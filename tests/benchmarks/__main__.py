@@ -3,13 +3,14 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.benchmarks import access_bench, edge_bench, ingest_bench
 from tests.benchmarks.row import Row
 
 OUT = Path(__file__).parent.parent.parent / "build" / "bench.json"
-SUITES = {"access": access_bench.rows, "ingest": ingest_bench.rows, "edge": lambda: edge_bench.rows(edge_bench.measure())}
+SUITES: dict[str, Callable[[], list[Row]]] = {"access": access_bench.rows, "ingest": ingest_bench.rows, "edge": lambda: edge_bench.rows(edge_bench.measure())}
 
 
 def table(rows: list[Row]) -> str:
