@@ -10,7 +10,11 @@ from tests.benchmarks import access_bench, edge_bench, ingest_bench
 from tests.benchmarks.row import Row
 
 OUT = Path(__file__).parent.parent.parent / "build" / "bench.json"
-SUITES: dict[str, Callable[[], list[Row]]] = {"access": access_bench.rows, "ingest": ingest_bench.rows, "edge": lambda: edge_bench.rows(edge_bench.measure())}
+SUITES: dict[str, Callable[[], list[Row]]] = {
+    "access": access_bench.rows,
+    "ingest": ingest_bench.rows,
+    "edge": lambda: edge_bench.rows(edge_bench.measure()),
+}
 
 
 def table(rows: list[Row]) -> str:
