@@ -143,29 +143,41 @@ class Rows:
         self.reported: Reported = {}  # of texts; that of numbers is computed from the columns
         self._pieces: list[Numbers] = []
         self._held = 0
+        self._sequences: list[tuple[int, int]] = []  # of the rows in the lists: message, how many
+        self._closed = 0
 
     def __len__(self) -> int:
         """What the batch weighs, in numeric rows."""
         return self._held + len(self.series)
 
     def close(self, sequence: int) -> None:
-        """The lists become columns: everything in them came with the message `sequence`."""
+        """Everything in the lists since the last call came with the message `sequence`."""
+        count = len(self.series) - self._closed
+        if count:
+            self._sequences.append((sequence, count))
+            self._closed += count
+
+    def _flush(self) -> None:
+        """The lists become columns."""
         if self.series:
-            count = len(self.series)
+            sequences, counts = zip(*self._sequences, strict=True)
             self._pieces.append(
                 Numbers(
                     np.array(self.series, np.int32),
                     np.array(self.ts, np.int64),
                     np.array(self.values, np.float64),
-                    np.full(count, sequence, np.int64),
+                    np.repeat(np.array(sequences, np.int64), counts),
                 )
             )
-            self._held += count
-            self.series, self.ts, self.values = [], [], []
+            self._held += len(self.series)
+            for column in (self.series, self.ts, self.values, self._sequences):
+                column.clear()
+            self._closed = 0
 
     def add(self, numbers: Numbers, sequence: int) -> None:
-        """Columns behind what is there."""
+        """Columns of the message `sequence`, behind what is there."""
         self.close(sequence)
+        self._flush()
         self._pieces.append(numbers)
         self._held += len(numbers)
 
@@ -182,6 +194,8 @@ class Rows:
             device[identifier] = (value, text.ts)
 
     def numbers(self) -> Numbers:
+        """All columns; every message is closed."""
+        self._flush()
         return Numbers.concatenate(self._pieces)
 
 

@@ -1,7 +1,9 @@
 """What ingest reads from and commits to the metadata, and the quarantine. Everything here blocks: asyncio code runs it in a thread."""
 
+import contextlib
+import itertools
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any
 
 from sqlalchemy import Table, func, select
 from sqlalchemy.exc import IntegrityError
@@ -15,8 +17,6 @@ from cloud.ingest.model import Effects, Mark, Memory, Quarantined, Reset
 from cloud.ingest.tables import IngestPosition, Quarantine, UnreadableMessage, Watermark
 from cloud.telemetry.model import Position
 from protocols.edgelink.lanes import Lane
-
-_T = TypeVar("_T")
 
 _position: Table = IngestPosition.__table__  # type: ignore[assignment]
 _watermark: Table = Watermark.__table__  # type: ignore[assignment]
@@ -39,6 +39,28 @@ def load_memory(database: Database, partition: int) -> Memory:
 
 def commit(database: Database, partition: int, effects: Effects) -> None:
     """Step (b): everything that follows from a batch, and the position behind it, in one transaction. Raises DatabaseAway."""
+    try:
+        _commit(database, partition, effects, _at_once)
+    except IntegrityError as error:
+        get_logger().warning("ingest.device_gone", error=str(error.orig))
+        _commit(database, partition, effects, _one_by_one)
+
+
+_Apply = Callable[[Session, Sequence[Any], Callable[[Sequence[Any]], None]], None]
+
+
+def _at_once(session: Session, parts: Sequence[Any], apply: Callable[[Sequence[Any]], None]) -> None:
+    apply(parts)
+
+
+def _one_by_one(session: Session, parts: Sequence[Any], apply: Callable[[Sequence[Any]], None]) -> None:
+    """A device deleted meanwhile must not stop the others."""
+    for part in parts:
+        with contextlib.suppress(IntegrityError), session.begin_nested():
+            apply([part])
+
+
+def _commit(database: Database, partition: int, effects: Effects, apply: _Apply) -> None:
     with database.system() as work:
         session, end = work.session, effects.append.end
         row = {"partition": partition, "stream_id": end.stream_id, "sequence": end.sequence, "received_ms": effects.received_ms}
@@ -48,20 +70,18 @@ def commit(database: Database, partition: int, effects: Effects) -> None:
             for (gateway_id, buffer_id, lane), mark in effects.marks.items()
         ]
         upsert(session, _watermark, marks, keys=("gateway_id", "buffer_id", "lane"))
-        quarantined = [_quarantine_row(end.stream_id, entry) for entry in effects.quarantined]
-        upsert(session, _quarantine, quarantined, keys=("stream_id", "sequence", "number"))
+        apply(
+            session,
+            [_quarantine_row(end.stream_id, entry) for entry in effects.quarantined],
+            lambda rows: upsert(session, _quarantine, rows, keys=("stream_id", "sequence", "number")),
+        )
         unreadable = [
             {"stream_id": end.stream_id, "sequence": u.sequence, "detail": u.detail, "size": len(u.payload), "payload": u.payload}
             for u in effects.unreadable
         ]
         upsert(session, _unreadable, unreadable, keys=("stream_id", "sequence"))
-        _presence(session, effects.presence)
-        _each_if_not_all(
-            session,
-            [{device_id: values} for device_id, values in effects.reported.items()],
-            lambda: apply_reported(session, effects.reported),
-            lambda one: apply_reported(session, one),
-        )
+        _presence(session, effects.presence, apply)
+        apply(session, list(effects.reported.items()), lambda reported: apply_reported(session, dict(reported)))
         complete_commands(session, effects.commands)
         work.commit()
 
@@ -70,38 +90,15 @@ def _quarantine_row(stream_id: str, entry: Quarantined) -> dict[str, object]:
     return {"stream_id": stream_id, **{name: getattr(entry, name) for name in entry.__struct_fields__}}
 
 
-def _presence(session: Session, entries: Sequence[PresenceChange | Reset]) -> None:
+def _presence(session: Session, entries: Sequence[PresenceChange | Reset], apply: _Apply) -> None:
     """In order: a reset closes what was opened before it."""
-    changes: list[PresenceChange] = []
-
-    def apply() -> None:
-        held = list(changes)
-        changes.clear()
-        _each_if_not_all(session, held, lambda: apply_presence(session, held), lambda one: apply_presence(session, [one]))
-
-    for entry in entries:
-        if isinstance(entry, Reset):
-            apply()
-            reset_presence(session, entry.time_ms, entry.epoch)
+    for is_reset, group in itertools.groupby(entries, lambda entry: isinstance(entry, Reset)):
+        if is_reset:
+            for entry in group:
+                assert isinstance(entry, Reset)
+                reset_presence(session, entry.time_ms, entry.epoch)
         else:
-            changes.append(entry)
-    apply()
-
-
-def _each_if_not_all(session: Session, parts: Sequence[_T], every: Callable[[], None], one: Callable[[_T], None]) -> None:
-    """Apply to all at once; if the database refuses, one by one: a device deleted meanwhile must not stop the others."""
-    if not parts:
-        return
-    try:
-        with session.begin_nested():
-            every()
-    except IntegrityError:
-        for part in parts:
-            try:
-                with session.begin_nested():
-                    one(part)
-            except IntegrityError as error:
-                get_logger().warning("ingest.device_gone", error=str(error.orig))
+            apply(session, list(group), lambda changes: apply_presence(session, changes))
 
 
 # The quarantine

@@ -41,6 +41,7 @@ PURGE_S: Final = 1.0
 RETRY_S: Final = 0.05
 MOST_RETRY_S: Final = 0.5
 STOP_S: Final = 5.0
+MESSAGES_A_TURN: Final = 8
 DOWNLINKS_A_MESSAGE: Final = 2_000
 DOWNLINK_BYTES: Final = 1_000_000
 
@@ -242,7 +243,7 @@ class _Life:
         try:
             while True:
                 try:
-                    messages = await reader.next(1)
+                    messages = await reader.next(MESSAGES_A_TURN)
                 except StreamHole as hole:
                     get_logger().error("ingest.stream_hole", expected=hole.expected, got=hole.got)
                     before = Position(position.stream_id, hole.got - 1)

@@ -62,7 +62,9 @@ class DuckDbStore:
         self._series: dict[SeriesKey, int] = {}
         self._by_id: list[Series] = []
         self._position = Position()
+        self._inserts: dict[str, Any] = {}  # parsed, by table
         self._prepare()
+        (self._move,) = self._connection.extract_statements("UPDATE position SET stream_id = ?, sequence = ?")
         self._watchdog = threading.Thread(target=self._interrupt_late, name="query-watchdog", daemon=True)
         self._watchdog.start()
 
@@ -112,14 +114,13 @@ class DuckDbStore:
         if verdict is not Verdict.APPLIED:
             return verdict
         days = {kind: set(held) for kind, held in self._days.items()}
-        execute = self._connection.execute
-        execute("BEGIN")
+        self._connection.begin()
         try:
             self._write(append, days)
-            execute("UPDATE position SET stream_id = ?, sequence = ?", [append.end.stream_id, append.end.sequence])
-            execute("COMMIT")
+            self._connection.execute(self._move, [append.end.stream_id, append.end.sequence])
+            self._connection.commit()
         except BaseException:
-            execute("ROLLBACK")
+            self._connection.rollback()
             raise
         # Readers see new days, series and the position only now that the rows are durable.
         self._days = {kind: frozenset(held) for kind, held in days.items()}
@@ -145,11 +146,13 @@ class DuckDbStore:
             self._insert("gap", _arrow(missing, ("product_key", "device_name", "identifier", "from_ms", "to_ms", "count", "reason")))
 
     def _insert(self, table: str, rows: Any) -> None:
-        self._connection.register("incoming", pa.Table.from_batches([rows]))
-        try:
-            self._connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608 - a name of ours
-        finally:
-            self._connection.unregister("incoming")
+        statement = self._inserts.get(table)
+        if statement is None:  # parsing is a good part of what a small append costs
+            sql = f"INSERT INTO {table} SELECT * FROM incoming"  # noqa: S608 - a name of ours
+            (statement,) = self._connection.extract_statements(sql)
+            self._inserts[table] = statement
+        incoming = pa.Table.from_batches([rows])  # noqa: F841 - DuckDB finds it by its name
+        self._connection.execute(statement)
 
     def _table(self, kind: Kind, day: int, days: dict[Kind, set[int]]) -> str:
         name = _table_name(kind, day)
