@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from sqlalchemy import Row, Table, and_, or_, select, tuple_, update
@@ -78,7 +79,7 @@ def apply_reported(session: Session, values: Mapping[int, Mapping[str, tuple[obj
         for device_id, properties in values.items()
         for identifier, (value, time_ms) in properties.items()
     ]
-    upsert(session, _reported, rows, keys=("device_id", "identifier"), newer_if=lambda new, old: new.time_ms >= old.time_ms)
+    upsert(session, _reported, rows, keys=("device_id", "identifier"), newer_if=_not_older)
 
 
 def apply_presence(session: Session, changes: Iterable[PresenceChange]) -> None:
@@ -93,10 +94,18 @@ def apply_presence(session: Session, changes: Iterable[PresenceChange]) -> None:
         _presence,
         [{"device_id": c.device_id, "online": c.online, "since_ms": c.time_ms, "epoch": c.epoch, "via": c.via} for c in last.values()],
         keys=("device_id",),
-        newer_if=lambda new, old: or_(
-            and_(new.via == old.via, new.epoch >= old.epoch),
-            and_(new.via != old.via, new.online, or_(new.since_ms >= old.since_ms, ~old.online)),
-        ),
+        newer_if=_takes_over,
+    )
+
+
+def _not_older(new: Any, old: Any) -> Any:
+    return new.time_ms >= old.time_ms
+
+
+def _takes_over(new: Any, old: Any) -> Any:
+    return or_(
+        and_(new.via == old.via, new.epoch >= old.epoch),
+        and_(new.via != old.via, new.online, or_(new.since_ms >= old.since_ms, ~old.online)),
     )
 
 

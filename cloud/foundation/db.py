@@ -4,12 +4,13 @@ A unit of work that belongs to a tenant sees and changes only that tenant's rows
 stamped, and statements the filter cannot reach (Core tables, text, bulk inserts) are refused. The roles use `system()` units without it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, MetaData, Table, create_engine, event, text
+from sqlalchemy import BigInteger, Executable, ForeignKey, Integer, MetaData, Table, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
@@ -122,20 +123,31 @@ class Database:
         self._engine.dispose()
 
 
-def upsert(session: Session, table: Table, rows: Sequence[Mapping[str, Any]], *, keys: Iterable[str], newer_if: Any = None) -> None:
+def upsert(
+    session: Session,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    keys: Iterable[str],
+    newer_if: Callable[[Any, Any], Any] | None = None,
+) -> None:
     """Insert rows or, where `keys` exist, replace the other columns given; `newer_if(new, old)` makes the condition on columns.
 
     One executemany on both engines. Rows must be unique by `keys`, as PostgreSQL refuses to touch a row twice in a statement.
+    The statement is built once for each `newer_if`: give a function of the module, not a lambda made in the call.
     """
-    if not rows:
-        return
-    dialect = session.get_bind().dialect.name
+    if rows:
+        session.execute(_upsert_statement(session.get_bind().dialect.name, table, tuple(rows[0]), tuple(keys), newer_if), list(rows))
+
+
+@lru_cache(maxsize=256)
+def _upsert_statement(
+    dialect: str, table: Table, columns: tuple[str, ...], keys: tuple[str, ...], newer_if: Callable[[Any, Any], Any] | None
+) -> Executable:
     statement = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-    index = tuple(keys)
-    changed = {name: statement.excluded[name] for name in rows[0] if name not in index}
+    changed = {name: statement.excluded[name] for name in columns if name not in keys}
     condition = newer_if(statement.excluded, table.c) if newer_if else None
-    # (the two dialects' inserts share no typed parent with on_conflict_do_update)
-    session.execute(statement.on_conflict_do_update(index_elements=index, set_=changed, where=condition), list(rows))
+    return statement.on_conflict_do_update(index_elements=keys, set_=changed, where=condition)
 
 
 def is_duplicate(error: IntegrityError) -> bool:
