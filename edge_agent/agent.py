@@ -27,7 +27,7 @@ CLEAN = "clean"  # mark: b"1" after a stop in order, b"0" while the agent runs
 FLUSH_S = 4.0  # of a drain: make everything durable
 SEND_S = 3.0  # of a drain: give the cloud what it takes
 STATUS_S = 1.0
-LINK_POLICY = RestartPolicy(Backoff(first_s=0.5, ceiling_s=15.0), tries=None)
+LINK_POLICY = RestartPolicy(Backoff(first_s=0.5, ceiling_s=5.0), tries=None)
 
 
 @dataclass(slots=True)

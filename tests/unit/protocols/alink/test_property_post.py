@@ -9,7 +9,7 @@ from protocols.errors import Reason
 from protocols.thing import library
 from protocols.thing.datatypes import is_numeric
 from protocols.thing.model import parse_thing_model
-from tests.fuzzing import fuzz
+from tests.fuzzing import fuzz, thorough
 from tests.unit.protocols.alink import samples
 from tests.unit.protocols.alink.samples import MODEL
 
@@ -297,7 +297,7 @@ def test_a_post_read_often_reads_the_same(params: str) -> None:
         assert outcome(decoder, post(params), patiently=False) == expected
 
 
-@fuzz
+@thorough
 @given(
     st.lists(samples.payloads, min_size=1, max_size=2), st.sampled_from([(0,), (0, 0, 0), (0, 1), (0, 0, 1, 0), (0, 0, 1, 1, 0, 1, 0, 0)])
 )

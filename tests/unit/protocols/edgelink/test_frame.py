@@ -27,7 +27,7 @@ from protocols.edgelink.frame import (
 from protocols.edgelink.lanes import Lane
 from protocols.edgelink.records import EventRecord, Record
 from protocols.errors import Reason, Refused
-from tests.fuzzing import fuzz
+from tests.fuzzing import fuzz, thorough
 from tests.unit.protocols.edgelink.frames import by_series, columns, headers, is_sane, records
 
 HEADER = FrameHeader(b"0123456789abcdef", 3, Lane.LIVE, 7, 5, 1_760_000_000_000)
@@ -41,7 +41,7 @@ def one_series(values: list[float], times: list[int] | None = None) -> Columns:
 SAMPLE = encode_frame(HEADER, one_series([1.5, 2.25, 0.1]), (EventRecord("press", "p1", "jam", 5, "{}"),))
 
 
-@fuzz
+@thorough
 @given(headers(), columns(), records)
 def test_a_frame_comes_back_bit_for_bit_ordered_by_series(header: FrameHeader, given_columns: Columns, extra: tuple[Record, ...]) -> None:
     frame = decode_frame(encode_frame(header, given_columns, extra))
@@ -51,7 +51,7 @@ def test_a_frame_comes_back_bit_for_bit_ordered_by_series(header: FrameHeader, g
     assert is_sane(frame.columns)
 
 
-@fuzz
+@thorough
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_every_finite_double_survives(values: list[float]) -> None:
     assert decode_frame(encode_frame(HEADER, one_series(values))).columns.values.tobytes() == np.array(values).tobytes()

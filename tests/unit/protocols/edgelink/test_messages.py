@@ -17,7 +17,7 @@ from protocols.edgelink.messages import (
     encode_message,
 )
 from protocols.errors import Reason, Refused
-from tests.fuzzing import fuzz
+from tests.fuzzing import fuzz, thorough
 
 KINDS = (Exchange, ExchangeReply, Committed, Command)
 buffer_ids = st.binary(min_size=16, max_size=16).map(bytes.hex)
@@ -42,7 +42,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
 )
 
 
-@fuzz
+@thorough
 @given(messages)
 def test_a_message_comes_back(message: Message) -> None:
     assert decode_message(type(message), encode_message(message)) == message

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from protocols.edgelink.lanes import LANES, GapReason, Lane
 from protocols.edgelink.topics import EdgeChannel, EdgeTopic, downlink_topics, uplink_topic
 from protocols.errors import Reason, Refused
-from tests.fuzzing import fuzz
+from tests.fuzzing import fuzz, thorough
 
 names = st.text("abcxyzABC019_.:@-物", min_size=1, max_size=32)
 
 
-@fuzz
+@thorough
 @given(st.builds(EdgeTopic, names, names, st.sampled_from(EdgeChannel)))
 def test_a_topic_comes_back(topic: EdgeTopic) -> None:
     assert EdgeTopic.parse(str(topic)) == topic

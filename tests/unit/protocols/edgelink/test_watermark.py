@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from protocols.edgelink.lanes import Decision, Standing, Verdict, Watermark, compare
-from tests.fuzzing import fuzz
+from tests.fuzzing import thorough
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_a_frame_is_judged_by_its_place(committed: int, seq: int, floor: int, co
     assert Watermark(committed).advance(seq, floor, covers) == expected
 
 
-@fuzz
+@thorough
 @given(st.integers(0, 40), st.integers(1, 40), st.data())
 def test_a_watermark_never_goes_back_and_names_all_it_passes_over(committed: int, seq: int, data: st.DataObject) -> None:
     floor, covers = data.draw(st.integers(1, seq)), data.draw(st.integers(1, seq))

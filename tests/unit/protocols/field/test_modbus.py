@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocols.errors import Reason, Refused
 from protocols.field.modbus import NumberType, Point, Table, WordOrder, decode_number, encode_number, group
-from tests.fuzzing import fuzz
+from tests.fuzzing import fuzz, thorough
 
 RANGES = {
     NumberType.BOOL: st.integers(0, 1),
@@ -26,7 +26,7 @@ typed = st.sampled_from(NumberType).flatmap(lambda kind: st.tuples(st.just(kind)
 registers = st.integers(0, 65_535)
 
 
-@fuzz
+@thorough
 @given(typed, st.sampled_from(WordOrder))
 def test_a_number_comes_back_from_its_registers(number: tuple[NumberType, int | float], order: WordOrder) -> None:
     kind, value = number
@@ -75,7 +75,7 @@ def test_registers_that_are_no_measurement_are_refused(words: list[int]) -> None
         decode_number(words, NumberType.FLOAT32)
 
 
-@fuzz
+@thorough
 @given(st.sampled_from([0.1, 0.01, 0.001, 10.0, 0.5, 1.0]), st.integers(-(2**15), 2**15 - 1))
 def test_a_scaled_register_is_the_decimal_that_was_meant_and_goes_back(scale: float, raw: int) -> None:
     point = Point(Table.HOLDING, 0, NumberType.INT16, scale=scale)
