@@ -1,6 +1,7 @@
 """What the slices may rely on, whichever database is behind it."""
 
 import threading
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,10 +59,12 @@ def postgresql() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "sqlite-of-python", "postgresql"])
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
         database = sqlite_database(tmp_path)
+    elif request.param == "sqlite-of-python":
+        database = Database(f"sqlite:///{tmp_path / 'meta.db'}", sqlite_library=sqlite3)
     else:
         server = request.getfixturevalue("postgresql")
         name = f"t{abs(hash(request.node.name))}"
