@@ -1,7 +1,7 @@
 """What the slices may rely on, whichever database is behind it."""
 
-import threading
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
