@@ -1,8 +1,11 @@
 """Scenes for the end-to-end tests: who is there and how they are wired, from command lines, files and HTTP alone."""
 
 import json
+import os
+import random
 import select
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +18,13 @@ from tests.e2e.platform import ROOT, Cloud, Gateway, Process, simulator, wait_un
 
 POLL_MS = 5
 CLOSE_AFTER_MS = 50
+
+
+def chance_of_this_run() -> random.Random:
+    """Random moments for faults; printed, so that `HEARTHLINE_SEED=<it>` plays a failed run again."""
+    seed = int(os.environ.get("HEARTHLINE_SEED") or random.randrange(1 << 32))
+    sys.stdout.write(f"HEARTHLINE_SEED={seed}\n")
+    return random.Random(seed)
 
 
 def free_port() -> int:

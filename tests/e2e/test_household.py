@@ -1,11 +1,10 @@
 """A real house: two appliances talk to the cloud, two to the gateway's front door, while `access` and the agent are killed."""
 
-import random
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests.e2e.platform import Cloud, Process, wait_until
-from tests.e2e.scenes import Site, appliance_replay, rows_logged, settled, tsl_of, wait_rows
+from tests.e2e.scenes import Site, appliance_replay, chance_of_this_run, rows_logged, settled, tsl_of, wait_rows
 
 ROWS = 2200
 RATE = 100.0
@@ -16,9 +15,7 @@ LOCAL = {"washing_machine": "WashingMachine", "microwave": "Microwave"}
 
 
 def test_appliances_that_wait_for_puback_lose_nothing(data_dir: Path, tmp_path: Path) -> None:
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
+    chance = chance_of_this_run()
     file = data_dir / HOUSE
     with Cloud(tmp_path) as cloud:
         site = Site.build(cloud, tmp_path / "edge", "house2", appliances={name: tsl_of(POWER) for name in LOCAL})

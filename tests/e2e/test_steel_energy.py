@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.e2e.account import account_of
 from tests.e2e.platform import Cloud, wait_until
-from tests.e2e.scenes import CLOSE_AFTER_MS, POLL_MS, Machine, Site, said, settled, wait_rows
+from tests.e2e.scenes import CLOSE_AFTER_MS, POLL_MS, Machine, Site, chance_of_this_run, said, settled, wait_rows
 
 ROWS = 2400
 RATE = 80.0
@@ -28,9 +28,7 @@ def addresses(data_dir: Path) -> list[str]:
 
 def test_every_row_of_a_real_meter_is_stored_once_or_named_as_a_gap(data_dir: Path, tmp_path: Path) -> None:
     file = data_dir / "steel_energy" / "steel_2018_jan_oct.csv.gz"
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
+    chance = chance_of_this_run()
     machine = Machine.replay(tmp_path / "machine", "meter", file, "--rows", str(ROWS), *addresses(data_dir), rate=RATE)
     try:
         with Cloud(tmp_path) as cloud:
