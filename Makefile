@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
-export PYTHONDONTWRITEBYTECODE := 1
 
 .PHONY: setup setup-run demo test check bench faults ci-deps lock clean
 

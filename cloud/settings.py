@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     stream_mib: Annotated[int, Field(ge=16, description="Uplink stream; when it is full, devices wait.")] = 4096
     store_memory_mib: Annotated[int, Field(ge=128, description="DuckDB's memory limit.")] = 1024
-    store_threads: Annotated[int, Field(ge=1, le=64, description="DuckDB's threads.")] = 2
+    store_threads: Annotated[int, Field(ge=1, le=64, description="DuckDB's threads.")] = 1
     query_timeout_s: Annotated[float, Field(gt=0, description="A telemetry query ends after this.")] = 30.0
     crash_dir: Annotated[Path | None, Field(description="Tests only: crash points are armed by files in here.")] = None
 
