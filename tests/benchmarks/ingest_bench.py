@@ -78,7 +78,7 @@ def platform(folder: Path) -> Iterator[Bench]:
         }
         for n in range(PROPERTIES)
     ]
-    with Cloud(folder) as cloud:
+    with Cloud(folder, crash_points=False) as cloud:
         key = cloud.product("bench", {"properties": properties})
         devices, gateways = [], []
         for n in range(DEVICES):
@@ -204,26 +204,24 @@ def reply(bench: Bench, seconds: float, first: int = 0, per_second: int = 1_000)
     return found | {"cpu": _shares(before, bench.cpu(), time.time() - began)}
 
 
-def rows(messages: int = 600_000, readings: int = 40_000_000, seconds: float = 10.0) -> list[Row]:
-    """Each bench on a platform of its own."""
+def rows(messages: int = 600_000, readings: int = 40_000_000, seconds: float = 10.0, repeats: int = 3) -> list[Row]:
+    """Each bench on a platform of its own. Latency comes first and as the median of some runs: it hears every other write to the disk."""
     found = []
     with tempfile.TemporaryDirectory() as folder, platform(Path(folder)) as bench:
+        reply(bench, 2.0)
+        os.sync()  # what earlier benches left to be written
+        several = [reply(bench, seconds, first=1_000_000 * (number + 1)) for number in range(repeats)]
+        result = sorted(several, key=lambda one: float(one["p99"]))[repeats // 2]
+        note = ", ".join(f"{name} {value:.1f}" for name, value in result.items() if isinstance(value, float)) + f", CPU {result['cpu']}"
+        note += "; p99 of each run: " + ", ".join(f"{one['p99']:.1f}" for one in several)
+        target = "<= 25 ms at 1,000 messages/s"
+        found.append(Row("ingest.reply_p99", round(result["p99"], 2), "ms", target=target, met=result["p99"] <= 25, note=note))
+    with tempfile.TemporaryDirectory() as folder, platform(Path(folder)) as bench:
         alink(bench, 20_000)  # everybody is awake
-        result = alink(bench, messages, first=1_000_000)
-        found.append(_rate("ingest.alink", "properties/s", result, 300_000))
+        found.append(_rate("ingest.alink", "properties/s", alink(bench, messages, first=1_000_000), 300_000))
     with tempfile.TemporaryDirectory() as folder, platform(Path(folder)) as bench:
         frames(bench, 400_000)
-        result = frames(bench, readings, first=10)
-        found.append(_rate("ingest.frames", "readings/s", result, 3_000_000))
-    with tempfile.TemporaryDirectory() as folder, platform(Path(folder)) as bench:
-        reply(bench, 2.0)
-        result = reply(bench, seconds, first=1_000_000)
-        note = ", ".join(f"{name} {result[name]:.1f}" for name in ("p50", "p90", "max")) + f", {json.dumps(result['cpu'])}"
-        found.append(
-            Row(
-                "ingest.reply_p99", round(result["p99"], 2), "ms", target="<= 25 ms at 1,000 messages/s", met=result["p99"] <= 25, note=note
-            )
-        )
+        found.append(_rate("ingest.frames", "readings/s", frames(bench, readings, first=10), 3_000_000))
     return found
 
 

@@ -115,12 +115,12 @@ class Process:
 class Cloud(Process):
     """`hearthline up` and its roles."""
 
-    def __init__(self, folder: Path, *, code: Path = ROOT) -> None:
+    def __init__(self, folder: Path, *, code: Path = ROOT, crash_points: bool = True) -> None:
         self.data = folder / "cloud"
         self.crash_dir = folder / "crash-cloud"
         self.mqtt_port = self.api_port = 0
         self.api_url = self.admin_key = ""
-        super().__init__("up", [], folder, code=code, crash_dir=self.crash_dir)
+        super().__init__("up", [], folder, code=code, crash_dir=self.crash_dir if crash_points else None)
 
     def start(self) -> "subprocess.Popen[str]":
         ports = ["--mqtt-port", str(self.mqtt_port), "--api-port", str(self.api_port)]
