@@ -245,8 +245,17 @@ def measure(devices: int = 100, messages: int = 4_000, in_flight: int = 20, repe
 
 def rows(measured: Measured) -> list[Row]:
     note = f"RSS {measured.idle_mb:.0f} MB idle, {measured.rss_mb:.0f} MB at most; generator {measured.generator:.0%} of a CPU"
-    target = ">= 400,000 readings/s to fsynced"
-    return [Row("edge.mqtt", measured.rate, "readings/s", PEER, PEER_VALUE, target, measured.rate >= TARGET, note)]
+    note += f"; {PEER}: {PEER_VALUE:,} readings/s, not measured in this run"
+    return [
+        Row(
+            "edge.mqtt",
+            round(measured.rate),
+            "readings/s",
+            target=f">= {TARGET:,} readings/s to fsynced",
+            met=measured.rate >= TARGET,
+            note=note,
+        )
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
