@@ -15,9 +15,10 @@ from edge_agent.pipeline.obey import Obey
 from edge_agent.pipeline.presence import Presence
 from edge_agent.ports import DeviceKey, Outbox, Route
 from edge_agent.settings import Settings
+from edge_agent.southbound.appliance import Appliance
 from edge_agent.southbound.catalogue import CONNECTORS
 from edge_agent.southbound.modbus import MARK_PREFIX
-from edge_agent.southbound.mqtt import SOURCE, Appliance, FrontDoor
+from edge_agent.southbound.mqtt import SOURCE, FrontDoor
 from protocols.edgelink.lanes import Lane
 
 BUFFER = "buffer.db"

@@ -8,7 +8,8 @@ import pytest
 
 from edge_agent.domain.seen import SeenRing
 from edge_agent.ports import DeviceKey, Route
-from edge_agent.southbound.mqtt import UNDURABLE_MESSAGES, Appliance, Connection, FrontDoor
+from edge_agent.southbound.appliance import Appliance
+from edge_agent.southbound.mqtt import UNDURABLE_MESSAGES, Connection, FrontDoor
 from protocols.alink.credentials import sign
 from protocols.alink.messages import Reply
 from protocols.edgelink.lanes import Lane
