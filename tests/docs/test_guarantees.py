@@ -35,3 +35,8 @@ def test_each_sentence_ends_with_a_test_that_exists(sentence: str) -> None:
     tree = ast.parse((ROOT / proof["path"]).read_text(encoding="utf-8"))
     names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     assert proof["name"] in names, f"{proof['path']} has no {proof['name']}"
+
+
+def test_decisions_are_numbered_once_and_without_holes() -> None:
+    numbers = sorted(int(path.name[:4]) for path in (ROOT / "docs" / "adr").glob("*.md"))
+    assert numbers == list(range(1, len(numbers) + 1))
