@@ -84,10 +84,11 @@ class Child:
         return " | ".join(self.log.read_text(errors="replace").splitlines()[-3:])
 
     async def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
-        if self._process is not None and self.running:
-            self._process.kill()
-            await self._process.wait()
+        """SIGKILL, and wait until it is gone; raises StageFailed if it had ended by itself, which a kill would hide."""
+        if self._process is None or not self.running:
+            raise StageFailed(f"{self.name} ended by itself; {self.log}: {self.last_words()}")
+        self._process.kill()
+        await self._process.wait()
 
     async def stop(self) -> int:
         """SIGTERM, then SIGKILL for the whole session if it takes too long; the exit code. Stopping twice is harmless."""

@@ -78,8 +78,12 @@ class Forwarder:
                     tasks.create_task(self._listen(session), name="forward-listen")
                     tasks.create_task(self._send(session, tasks), name="forward-send")
                     tasks.create_task(self._watch(session), name="forward-watch")
-        except* TryAgain as problems:
-            raise _first(problems) from None
+        except BaseExceptionGroup as problems:
+            # Not `except*`: what is raised in there comes out wrapped in a group again before Python 3.11.4, and nobody would retry it.
+            worth_retrying, others = problems.split(TryAgain)
+            if worth_retrying is None or others is not None:
+                raise
+            raise _first(worth_retrying) from None
         finally:
             if self.connected:
                 self.connected_since_ms = None

@@ -76,8 +76,9 @@ class Process:
         return self._child.wait(timeout_s)
 
     def kill(self) -> float:
-        """SIGKILL; returns the monotonic time of the kill."""
+        """SIGKILL; returns the monotonic time of the kill. A process that ended by itself before is an error."""
         assert self._child is not None
+        assert self.running, f"{self.name} had ended by itself:\n{self.tail()}"
         at = time.monotonic()
         self._child.kill()
         self._child.wait(10)
