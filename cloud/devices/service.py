@@ -17,6 +17,7 @@ from cloud.foundation.vault import Vault
 from cloud.products.model import GATEWAY
 
 DeviceKey = tuple[str, str]  # (product key, device name)
+DeviceColumns = Row[int, int, str, str, int | None, bool, bytes]  # as `_device_rows` selects them
 
 _reported: Table = ReportedRow.__table__  # type: ignore[assignment]
 _presence: Table = PresenceRow.__table__  # type: ignore[assignment]
@@ -27,13 +28,7 @@ def credentials_for(database: Database, vault: Vault, keys: Sequence[DeviceKey])
     with database.system_reading() as work:
         return {
             (row.product_key, row.device_name): Credentials(
-                tenant_id=row.tenant_id,
-                device_id=row.id,
-                product_key=row.product_key,
-                device_name=row.device_name,
-                site_id=row.site_id,
-                is_gateway=row.product_key == GATEWAY,
-                enabled=row.enabled,
+                *_identity(row),
                 secret=vault.open(row.sealed_secret, secret_context(row.product_key, row.device_name)),
             )
             for row in _device_rows(work.session, keys)
@@ -43,21 +38,15 @@ def credentials_for(database: Database, vault: Vault, keys: Sequence[DeviceKey])
 def device_facts(database: Database, keys: Sequence[DeviceKey]) -> dict[DeviceKey, DeviceFacts]:
     """Who these devices are; a pair that does not exist is left out. Raises DatabaseAway."""
     with database.system_reading() as work:
-        return {
-            (row.product_key, row.device_name): DeviceFacts(
-                tenant_id=row.tenant_id,
-                device_id=row.id,
-                product_key=row.product_key,
-                device_name=row.device_name,
-                site_id=row.site_id,
-                is_gateway=row.product_key == GATEWAY,
-                enabled=row.enabled,
-            )
-            for row in _device_rows(work.session, keys)
-        }
+        return {(row.product_key, row.device_name): DeviceFacts(*_identity(row)) for row in _device_rows(work.session, keys)}
 
 
-def _device_rows(session: Session, keys: Sequence[DeviceKey]) -> Iterator[Row[int, int, str, str, int | None, bool, bytes]]:
+def _identity(row: DeviceColumns) -> tuple[int, int, str, str, int | None, bool, bool]:
+    """The fields that `Credentials` and `DeviceFacts` begin with, in their order."""
+    return row.tenant_id, row.id, row.product_key, row.device_name, row.site_id, row.product_key == GATEWAY, row.enabled
+
+
+def _device_rows(session: Session, keys: Sequence[DeviceKey]) -> Iterator[DeviceColumns]:
     columns = select(
         DeviceRow.id,
         DeviceRow.tenant_id,

@@ -143,7 +143,7 @@ class SqliteOutbox:
                 outcomes += [(job, None, closed) for job in self._blocked]
                 try:
                     self._file.close()
-                except Exception:
+                except Exception:  # whatever it was, those who wait below must still be told, or they wait for ever
                     log.exception("buffer.close_failed")
             self._report(outcomes)
 

@@ -28,6 +28,14 @@ _KINDS: dict[EdgeChannel, Any] = {
     EdgeChannel.DOWN_COMMAND: Command,
 }
 CONNECT_S = 10.0
+_NOT_LET_IN = frozenset((0x86, 0x87))  # bad user name or password, not authorised (MQTT 5 par. 3.2.2.2)
+_WHAT_TO_CHECK = "; check gateway.device_name and gateway.secret_file against what the cloud gave, and that the device is enabled there"
+
+
+def _code(code: object) -> int | None:
+    """The number of a paho reason code."""
+    value = getattr(code, "value", code)
+    return value if isinstance(value, int) else None
 
 
 class _Client(aiomqtt.Client):
@@ -112,7 +120,8 @@ class MqttUplink:
                     await client.subscribe(topic, qos=1)
                 yield Session(client, self._product_key, self._device_name)
         except aiomqtt.MqttError as problem:
-            raise LinkDown(f"{self._host}:{self._port}: {problem}") from problem
+            hint = _WHAT_TO_CHECK if isinstance(problem, aiomqtt.MqttCodeError) and _code(problem.rc) in _NOT_LET_IN else ""
+            raise LinkDown(f"{self._host}:{self._port}: {problem}{hint}") from problem
         finally:
             for outcome in client.outcomes.values():
                 outcome.cancel()

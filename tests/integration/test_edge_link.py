@@ -103,9 +103,9 @@ async def test_what_the_cloud_says_arrives_typed_and_rubbish_is_left_out() -> No
         assert [await anext(messages) for _ in range(3)] == [Committed(ID, {Lane.LIVE: 4}), ExchangeReply(ID, {}), command]
 
 
-async def test_wrong_credentials_are_a_link_that_is_down() -> None:
+async def test_wrong_credentials_are_a_link_that_is_down_and_say_what_to_check() -> None:
     async with cloud(secret="other") as (port, _):
-        with pytest.raises(LinkDown):
+        with pytest.raises(LinkDown, match=r"check gateway\.device_name and gateway\.secret_file"):
             async with uplink(port).connect():
                 pass
 
