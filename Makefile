@@ -46,13 +46,13 @@ faults: setup                  ## the long fault suite
 
 ci-deps: setup                 ## Debian packages for the suites that need them (root)
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends e2fsprogs mosquitto postgresql
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium e2fsprogs fonts-noto-cjk mosquitto postgresql
 
 lock:                          ## resolve again; needs `uv` on PATH
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header -p 3.11 -q --upgrade \
-	  --extra edge --extra cloud --extra sim --group build -o requirements.lock pyproject.toml
+	  --extra edge --extra inference --extra cloud --extra sim --group build -o requirements.lock pyproject.toml
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header -p 3.11 -q --upgrade \
-	  --extra edge --extra cloud --extra sim --extra postgresql --extra dev --group build -o requirements-dev.lock pyproject.toml
+	  --extra edge --extra inference --extra cloud --extra sim --extra train --extra postgresql --extra dev --group build -o requirements-dev.lock pyproject.toml
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,42 @@
+"""The API as the command line calls it: the key, the address, pages, and what a problem becomes."""
+
+from typing import Annotated, Any
+
+import typer
+
+from cloud.cli.output import fail
+
+UrlOption = Annotated[str, typer.Option("--api-url", envvar="HEARTHLINE_API_URL", help="Where the API is.")]
+KeyOption = Annotated[str, typer.Option("--key", envvar="HEARTHLINE_API_KEY", help="An API key; better in the variable than here.")]
+
+URL = "http://127.0.0.1:8080"
+
+
+def call(method: str, url: str, key: str, path: str, body: object = None, query: dict[str, str] | None = None) -> dict[str, Any]:
+    """One call; its JSON answer. Ends the program with the problem's detail: exit code 3 when it is worth trying again, 1 otherwise."""
+    import httpx
+
+    try:
+        answer = httpx.request(method, url + path, headers={"Authorization": f"Bearer {key}"}, json=body, params=query, timeout=30)
+    except httpx.HTTPError as error:
+        fail(f"no answer from {url}: {error}", 3)
+    if answer.is_error:
+        try:
+            detail = answer.json()["detail"]
+        except (ValueError, KeyError, TypeError):
+            detail = answer.text
+        fail(f"{answer.status_code}: {detail}", 3 if answer.status_code == 503 else 1)
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+def pages(url: str, key: str, path: str) -> list[dict[str, Any]]:
+    """Every item of a list, page by page."""
+    items: list[dict[str, Any]] = []
+    query = {"limit": "1000"}
+    while True:
+        page = call("GET", url, key, path, query=query)
+        items += page["items"]
+        if page["next"] is None:
+            return items
+        query["cursor"] = page["next"]
