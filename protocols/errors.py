@@ -51,6 +51,8 @@ class Reason(enum.StrEnum):
     BAD_REGISTER = "bad_register"
     # configuration
     BAD_CONFIGURATION = "bad_configuration"
+    BAD_MODEL = "bad_model"
+    BAD_TRAINING_DATA = "bad_training_data"
 
 
 class Refused(PlatformError):
