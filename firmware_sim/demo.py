@@ -394,9 +394,8 @@ def _write_gateway(scene: Scene, secret: str, uplink: int) -> None:
         toml("[[device]]", {"product_key": member.product_key, "device_name": member.name, "thing_model": member.model})
         for member in (meter_1, press_1, hood_1)
     ]
-    parts.append(
-        toml("[[model]]", {"name": "press-anomaly", "file": str(MODEL), "devices": [press_1.name], "score": SCORE, "event": EVENT})
-    )
+    model = {"name": "press-anomaly", "file": str(MODEL), "devices": [press_1.name], "score": SCORE, "event": EVENT}
+    parts.append(toml("[[model]]", model))
     parts += _connector(meter_1.name, 1, scene.line_port, meter.points())
     parts += _connector(press_1.name, 2, scene.line_port, press.points())
     (folder / "edge.toml").write_text("\n".join(parts), encoding="utf-8")

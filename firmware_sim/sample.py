@@ -1,4 +1,4 @@
-"""`fwsim sample`: rows of a simulated machine as CSV, as fast as they can be made: what a model is trained on. The same seed, the same rows."""
+"""`fwsim sample`: rows of a sound simulated machine as CSV, to train a model on. The same seed gives the same rows."""
 
 import csv
 from collections.abc import Callable, Iterator
