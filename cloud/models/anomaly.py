@@ -65,7 +65,9 @@ def fit(
     mean, scale = scaler.mean_, scaler.scale_
     flat = _flat(full.windows[:fitted], mean, scale)
     pca = PCA(n_components=explained, svd_solver="full").fit(flat)
-    draft = {"mean": mean, "scale": scale, "centre": pca.mean_, "axes": pca.components_.T.copy(), "variances": pca.explained_variance_}
+    kept = min(int(pca.n_components_), flat.shape[1] - 1)  # something has to be left over for Q
+    axes, variances = pca.components_[:kept].T.copy(), pca.explained_variance_[:kept]
+    draft = {"mean": mean, "scale": scale, "centre": pca.mean_, "axes": axes, "variances": variances}
     q, t2 = statistics(held, **draft)
     if q.max() <= SMALLEST:
         raise _refused("the components explain everything, so nothing is left to judge by; lower --explained or give more rows")
@@ -78,8 +80,8 @@ def fit(
         max_gap_ms=max_gap_ms,
         false_alarm_rate=false_alarm_rate,
         held_out_false_alarm_rate=float((np.maximum(q / q_limit, t2 / t2_limit) > 1).mean()),
-        components=int(pca.n_components_),
-        explained_variance=float(pca.explained_variance_ratio_.sum()),
+        components=kept,
+        explained_variance=float(pca.explained_variance_ratio_[:kept].sum()),
         q_limit=q_limit,
         t2_limit=t2_limit,
         fitted_rows=len(readings.times),

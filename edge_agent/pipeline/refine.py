@@ -238,6 +238,7 @@ class Refine:
                     self._work.clear()
                     self._idle.set()
         finally:
+            self._up = False
             await self._scorer.stop()
 
     async def drain(self) -> None:

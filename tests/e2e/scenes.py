@@ -63,6 +63,7 @@ class Machine:
     points: list[dict[str, Any]]
     tsl: Any
     log: Path
+    unit_id: int = 1
 
     @classmethod
     def replay(cls, folder: Path, name: str, file: Path, *options: str, rate: float) -> "Machine":
@@ -83,7 +84,14 @@ class Machine:
 
     def connector(self) -> str:
         """The [[connector]] of the agent's configuration."""
-        head = {"name": self.name, "kind": "modbus-tcp", "device": self.name, "host": "127.0.0.1", "port": self.link.port}
+        head = {
+            "name": self.name,
+            "kind": "modbus-tcp",
+            "device": self.name,
+            "host": "127.0.0.1",
+            "port": self.link.port,
+            "unit_id": self.unit_id,
+        }
         head |= {"poll_ms": POLL_MS, "sample_on": "counter", "time_from": "time_ms"}
         blocks = ["[[connector]]\n" + toml(head)]
         blocks += [
@@ -117,9 +125,10 @@ class Site:
         machines: Sequence[Machine] = (),
         appliances: Mapping[str, Any] | None = None,
         *,
+        more: str = "",
         code: Path = ROOT,
     ) -> "Site":
-        """Products and devices over HTTP, then the agent's files. `appliances` is device name -> TSL."""
+        """Products and devices over HTTP, then the agent's files. `appliances` is device name -> TSL, `more` further tables."""
         gateway_secret = cloud.device("gateway", name, site=name)
         uplink, front_port = Link(("127.0.0.1", cloud.mqtt_port)), free_port()
         keys: dict[str, str] = {}
@@ -143,6 +152,7 @@ class Site:
                 "[buffer]\n" + toml({"close_after_ms": CLOSE_AFTER_MS}),
                 *blocks,
                 *(machine.connector() for machine in machines),
+                more,
             ]
         )
         listed = "".join(f"[{keys[device]}]\n{json.dumps(device)} = {json.dumps(secrets[device])}\n" for device in appliances or {})
