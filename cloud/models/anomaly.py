@@ -49,9 +49,10 @@ def fit(
     row_ms = int(np.median(np.diff(readings.times)))
     max_gap_ms = GAP_ROWS * row_ms
     full = Windows(1, window_rows, len(readings.signals), max_gap_ms).slide(readings.times, readings.values)
+    windows = full.windows.transpose(1, 0, 2)  # [N, rows, signals]
     # No row in both parts: the held-out windows begin a whole window behind the last fitted one.
     fitted = int(FITTED_PART * len(full))
-    held = full.windows[fitted + window_rows - 1 :]
+    held = windows[fitted + window_rows - 1 :]
     if len(held) < LEAST_WINDOWS:
         raise _refused(
             f"{len(readings.times)} rows give {len(full)} windows of {window_rows} rows without a gap, {len(held)} of them to find the"
@@ -63,7 +64,7 @@ def fit(
     if constant:
         raise _refused(f"{', '.join(constant)}: never changes in the fitted rows, so it says nothing; leave it out with --signals")
     mean, scale = scaler.mean_, scaler.scale_
-    flat = _flat(full.windows[:fitted], mean, scale)
+    flat = _flat(windows[:fitted], mean, scale)
     pca = PCA(n_components=explained, svd_solver="full").fit(flat)
     kept = min(int(pca.n_components_), flat.shape[1] - 1)  # something has to be left over for Q
     axes, variances = pca.components_[:kept].T.copy(), pca.explained_variance_[:kept]

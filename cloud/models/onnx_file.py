@@ -14,41 +14,41 @@ IR_VERSION: Final = 10
 
 
 def to_onnx(fit: Fit) -> bytes:
-    """The model file. In: `window` [machines, rows, signals]; out: `score`, `q`, `t2` [machines], `contribution` [machines, signals]."""
+    """The model file. In: `window` [rows, machines, signals]; out: `score`, `q`, `t2` [machines], `contribution` [machines, signals]."""
     card = fit.card
     rows, signals = card.window_rows, len(card.signals)
+    # A flat window is a row of numbers in the fit; here it stays [rows, machines, signals], and the components are cut likewise.
+    axes = fit.axes.reshape(rows, signals, -1)
     constants = {
         "mean": fit.mean,
         "scale": fit.scale,
-        "centre": fit.centre,
-        "axes": fit.axes,
+        "centre": fit.centre.reshape(rows, 1, signals),
+        "axes": axes,
+        "axes_transposed": axes.transpose(0, 2, 1),
         "variances": fit.variances,
         "q_limit": np.float64(card.q_limit),
         "t2_limit": np.float64(card.t2_limit),
-        "to_flat": np.array([-1, rows * signals], np.int64),
-        "to_window": np.array([-1, rows, signals], np.int64),
+        "over_rows": np.array([0], np.int64),
         "last_axis": np.array([1], np.int64),
     }
     node = helper.make_node
     nodes = [
         node("Sub", [INPUT, "mean"], ["centred"]),
         node("Div", ["centred", "scale"], ["scaled"]),
-        node("Reshape", ["scaled", "to_flat"], ["flat_raw"]),
-        node("Sub", ["flat_raw", "centre"], ["flat"]),
-        node("MatMul", ["flat", "axes"], ["inside"]),
-        node("Transpose", ["axes"], ["axes_transposed"]),
+        node("Sub", ["scaled", "centre"], ["flat"]),
+        node("MatMul", ["flat", "axes"], ["inside_by_row"]),
+        node("ReduceSum", ["inside_by_row", "over_rows"], ["inside"], keepdims=0),
         node("MatMul", ["inside", "axes_transposed"], ["explained"]),
         node("Sub", ["flat", "explained"], ["outside"]),
         node("Mul", ["outside", "outside"], ["outside_squared"]),
-        node("ReduceSum", ["outside_squared", "last_axis"], ["q"], keepdims=0),
+        node("ReduceSum", ["outside_squared", "over_rows"], ["contribution"], keepdims=0),
+        node("ReduceSum", ["contribution", "last_axis"], ["q"], keepdims=0),
         node("Mul", ["inside", "inside"], ["inside_squared"]),
         node("Div", ["inside_squared", "variances"], ["inside_weighed"]),
         node("ReduceSum", ["inside_weighed", "last_axis"], ["t2"], keepdims=0),
         node("Div", ["q", "q_limit"], ["q_part"]),
         node("Div", ["t2", "t2_limit"], ["t2_part"]),
         node("Max", ["q_part", "t2_part"], ["score"]),
-        node("Reshape", ["outside_squared", "to_window"], ["outside_window"]),
-        node("ReduceSum", ["outside_window", "last_axis"], ["contribution"], keepdims=0),
     ]
 
     def tensor(name: str, *shape: str | int) -> Any:
@@ -57,7 +57,7 @@ def to_onnx(fit: Fit) -> bytes:
     graph = helper.make_graph(
         nodes,
         card.name,
-        [tensor(INPUT, "machines", rows, signals)],
+        [tensor(INPUT, rows, "machines", signals)],
         [tensor("score", "machines"), tensor("q", "machines"), tensor("t2", "machines"), tensor("contribution", "machines", signals)],
         [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
     )

@@ -53,7 +53,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """For each row of a request: its score [N], NaN where its window was not full, GATED; and which signal stands out most [N]."""
+    """For each row of a request: its score [N], NaN where its window was not full, GATED; and the signal that stands out [N].
+
+    The signal is 0 for scores that are not above the threshold: nobody asks.
+    """
 
     score: Floats
     signal: Ints32

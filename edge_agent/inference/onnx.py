@@ -29,7 +29,7 @@ class AnomalyModel:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-            trial = self._session.run(_WANTED, {INPUT: np.zeros((1, self.card.window_rows, len(self.card.signals)))})
+            trial = self._session.run(_WANTED, {INPUT: np.zeros((self.card.window_rows, 1, len(self.card.signals)))})
         except Exception as problem:
             raise Refused(Reason.BAD_MODEL, f"{path}: ONNX Runtime does not take it: {str(problem)[:300]}") from problem
         if [output.shape for output in trial] != [(1,), (1, len(self.card.signals))] or any(o.dtype != np.float64 for o in trial):
@@ -49,17 +49,18 @@ class AnomalyModel:
             score, contribution = self._session.run(_WANTED, {INPUT: full.windows})
             at = places if len(full) == len(places) else places[np.isin(machines, full.machines)]
             scores.score[at] = np.where(np.isfinite(score), score, GATED)
-            scores.signal[at] = contribution.argmax(axis=1)
+            if (high := score > self.card.threshold).any():  # nobody asks for the others
+                scores.signal[at[high]] = contribution[high].argmax(axis=1)
         return scores
 
 
 def _rounds(machines: Ints32) -> "list[np.ndarray[tuple[int], np.dtype[np.int64]]]":
     """Places of the rows in rounds of one row a machine, in order."""
+    if (np.diff(machines) > 0).all():
+        return [np.arange(len(machines))]
     order = np.argsort(machines, kind="stable")
     ordered = machines[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1)) if len(ordered) else np.zeros(0, np.int64)
-    if len(starts) == len(machines):
-        return [np.arange(len(machines))]
+    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
     sizes = np.diff(np.append(starts, len(ordered)))
     turn = np.arange(len(ordered)) - np.repeat(starts, sizes)
-    return [np.sort(order[turn == n]) for n in range(int(turn.max()) + 1)] if len(ordered) else []
+    return [np.sort(order[turn == n]) for n in range(int(turn.max()) + 1)]

@@ -7,7 +7,7 @@ import msgspec
 from protocols.errors import Reason, Refused
 
 CARD_KEY: Final = "hearthline.card"  # the metadata property of the ONNX file that holds it
-INPUT: Final = "window"  # float64 [machines, window_rows, signals]
+INPUT: Final = "window"  # float64 [window_rows, machines, signals]: rows first, as the rings hold them
 OUTPUTS: Final = ("score", "q", "t2", "contribution")  # float64 [machines] three times, [machines, signals]
 MOST_SIGNALS: Final = 64
 MOST_ROWS: Final = 1_024

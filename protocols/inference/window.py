@@ -25,22 +25,26 @@ class Full:
 
     machines: Ints64  # [K]
     times: Ints64  # [K], epoch ms
-    windows: Floats  # [K, rows, signals]
+    windows: Floats  # [rows, K, signals]: all machines' oldest rows first, their newest last
 
     def __len__(self) -> int:
         return len(self.machines)
 
 
 class Windows:
-    """The rings of `machines` machines. Every row lies twice in its ring, so that a window is always one piece of memory."""
+    """The rings of `machines` machines. Every row lies twice in its ring, so that a window is always one stretch of it.
+
+    What all machines showed at one place of the ring lies together: where they go abreast, nothing is copied to make their windows.
+    """
 
     def __init__(self, machines: int, rows: int, signals: int, max_gap_ms: int) -> None:
         self._rows, self._signals, self._max_gap_ms = rows, signals, max_gap_ms
-        self._ring: Floats = np.zeros((machines, 2 * rows, signals))
+        self._ring: Floats = np.zeros((2 * rows, machines, signals))
         self._next: Ints64 = np.zeros(machines, np.int64)  # where the next row goes, 0 to rows - 1
         self._held: Ints64 = np.zeros(machines, np.int64)  # rows in sequence, up to `rows`
         self._last: Ints64 = np.zeros(machines, np.int64)  # time of the newest row; means nothing while `_held` is 0
         self._steps: Ints64 = np.arange(rows, dtype=np.int64)
+        self._everybody: Ints64 = np.arange(machines, dtype=np.int64)
 
     @classmethod
     def of(cls, card: ModelCard, machines: int = 1) -> Self:
@@ -54,44 +58,54 @@ class Windows:
     def push(self, machines: Ints64, times: Ints64, values: Floats) -> Full:
         """Take rows in: whose [N], when [N] (epoch ms), what [N, signals]; each machine at most once a call. Returns what is full now.
 
-        Columns in, columns out: the cost of a call hardly depends on how many machines it is for.
+        The windows may be a view of the rings: use them before the next call. Columns in, columns out: the cost of a call hardly depends
+        on how many machines it is for.
         """
         held, last = self._held[machines], self._last[machines]
         step = times - last
         begins = held == 0
         keeps = (step > 0) | begins | (step < -self._max_gap_ms)
         restarts = begins | (np.abs(step) > self._max_gap_ms)
-        if not (finite := np.isfinite(values).all(axis=1)).all():
+        if not np.isfinite(values).all():
+            finite = np.isfinite(values).all(axis=1)
             self._held[machines[~finite]] = 0
             keeps &= finite
         if not keeps.all():
             machines, times, values = machines[keeps], times[keeps], values[keeps]
             held, restarts = held[keeps], restarts[keeps]
         if not len(machines):
-            return Full(machines, times, np.empty((0, self._rows, self._signals)))
+            return Full(machines, times, np.empty((self._rows, 0, self._signals)))
         at = self._next[machines]
-        self._ring[machines, at] = values
-        self._ring[machines, at + self._rows] = values
+        place = int(at[0])
+        abreast = bool((at == place).all())  # machines that began together and never stopped: one place for all of them
+        to = place if abreast else at
+        self._ring[to, machines] = values
+        self._ring[to + self._rows, machines] = values
         at = (at + 1) % self._rows
         held = np.minimum(np.where(restarts, 0, held) + 1, self._rows)
         self._next[machines], self._held[machines], self._last[machines] = at, held, times
         if not (full := held == self._rows).all():
             machines, times, at = machines[full], times[full], at[full]
-        # `at` is now the oldest row; from there on the window is one piece.
-        if len(at) and (at == at[0]).all():
-            windows = self._ring[machines, at[0] : at[0] + self._rows]
+        # `at` is now the oldest row.
+        if abreast and len(machines) == self._ring.shape[1]:
+            oldest = (place + 1) % self._rows
+            windows = self._ring[oldest : oldest + self._rows]
+            if not (machines == self._everybody).all():
+                windows = windows[:, machines]
         else:
-            windows = self._ring[machines[:, None], at[:, None] + self._steps]
+            windows = self._ring[at[None, :] + self._steps[:, None], machines[None, :]]
         return Full(machines, times, windows)
 
     def slide(self, times: Ints64, values: Floats, machine: int = 0) -> Full:
         """Push the rows of one machine one after the other: every window that was full on the way."""
         one = np.array([machine], np.int64)
-        pieces = [self.push(one, times[n : n + 1], values[n : n + 1]) for n in range(len(times))]
-        nothing = Full(one[:0], one[:0], np.empty((0, self._rows, self._signals)))
-        pieces = [piece for piece in pieces if len(piece)] or [nothing]
+        pieces = []
+        for n in range(len(times)):
+            full = self.push(one, times[n : n + 1], values[n : n + 1])
+            pieces.append(Full(full.machines, full.times, full.windows.copy()))
+        pieces = [piece for piece in pieces if len(piece)] or [Full(one[:0], one[:0], np.empty((self._rows, 0, self._signals)))]
         return Full(
             np.concatenate([piece.machines for piece in pieces]),
             np.concatenate([piece.times for piece in pieces]),
-            np.concatenate([piece.windows for piece in pieces]),
+            np.concatenate([piece.windows for piece in pieces], axis=1),
         )

@@ -42,7 +42,7 @@ def test_scores_are_those_of_scikit_learn_over_the_same_windows() -> None:
     other = machine(rows=200, seed=2)
     other[120:, 1] += 1.0  # a fault
     windows = np.lib.stride_tricks.sliding_window_view(other, window_rows, axis=0).transpose(0, 2, 1).copy()
-    score, q, t2, contribution = session.run(["score", "q", "t2", "contribution"], {"window": windows})
+    score, q, t2, contribution = session.run(["score", "q", "t2", "contribution"], {"window": windows.transpose(1, 0, 2).copy()})
 
     # The same by hand: which rows are fitted follows from the documented three quarters.
     count = ROWS - window_rows + 1
@@ -70,7 +70,7 @@ def test_the_false_alarm_rate_that_was_asked_for_is_about_what_a_sound_machine_s
     fitted = fit(readings(machine(rows=6_000)), name="m", made_by="a test", window_rows=5, false_alarm_rate=0.01)
     session = onnxruntime.InferenceSession(to_onnx(fitted), providers=["CPUExecutionProvider"])
     fresh = np.lib.stride_tricks.sliding_window_view(machine(rows=6_000, seed=3), 5, axis=0).transpose(0, 2, 1).copy()
-    (score,) = session.run(["score"], {"window": fresh})
+    (score,) = session.run(["score"], {"window": fresh.transpose(1, 0, 2).copy()})
     assert 0 < (score > 1).mean() < 0.05
 
 
@@ -123,7 +123,7 @@ def test_the_demo_s_model_is_what_its_documented_commands_make(tmp_path: Path) -
     words = ["train", "anomaly", str(table), "--signals", ",".join(card.signals), "--name", card.name, "--out", str(out)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    windows = np.random.default_rng(1).normal(size=(50, card.window_rows, len(card.signals)))
+    windows = np.random.default_rng(1).normal(size=(card.window_rows, 50, len(card.signals)))
     one, other = [
         onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"]).run(["score"], {"window": windows})[0]
         for path in (shipped, out)

@@ -26,7 +26,7 @@ def test_clean_rows_give_every_window_that_slides_over_them() -> None:
     full = windows().slide(np.arange(20, dtype=np.int64) * 100 + 5, rows)
     expected = np.lib.stride_tricks.sliding_window_view(rows, ROWS, axis=0).transpose(0, 2, 1)
     assert len(full) == 17
-    assert np.array_equal(full.windows, expected)
+    assert np.array_equal(full.windows.transpose(1, 0, 2), expected)
     assert full.times.tolist() == [305 + 100 * n for n in range(17)]
 
 
@@ -34,14 +34,14 @@ def test_no_window_lies_across_a_gap() -> None:
     at = times(0, 100, 200, 300, 1_301, 1_401, 1_501, 1_601)
     full = windows().slide(at, values(8))
     assert full.times.tolist() == [300, 1_601]
-    assert full.windows[1].tolist() == values(8)[4:].tolist()
+    assert full.windows[:, 1].tolist() == values(8)[4:].tolist()
 
 
 def test_a_row_at_the_same_time_or_shortly_before_changes_nothing() -> None:
     rows = values(7)
     full = windows().slide(times(0, 100, 100, 50, 200, 300, 400), rows)
     assert full.times.tolist() == [300, 400]
-    assert full.windows[0].tolist() == rows[[0, 1, 4, 5]].tolist()
+    assert full.windows[:, 0].tolist() == rows[[0, 1, 4, 5]].tolist()
 
 
 def test_a_clock_set_back_far_begins_a_new_sequence() -> None:
@@ -95,5 +95,5 @@ def test_many_machines_at_once_give_what_each_gives_alone(rows: list[tuple[int, 
 
 
 def _keep(into: dict[int, list[tuple[int, list[list[float]]]]], full: Full) -> None:
-    for machine, time_ms, window in zip(full.machines.tolist(), full.times.tolist(), full.windows.tolist(), strict=True):
+    for machine, time_ms, window in zip(full.machines.tolist(), full.times.tolist(), full.windows.transpose(1, 0, 2).tolist(), strict=True):
         into[machine].append((time_ms, window))
