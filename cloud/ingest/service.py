@@ -115,6 +115,11 @@ def list_quarantine(
     return work.session.scalars(query.order_by(Quarantine.id).limit(limit)).all()
 
 
+def newest_quarantine(work: UnitOfWork, limit: int) -> Sequence[Quarantine]:
+    """The tenant's entries, newest first."""
+    return work.session.scalars(select(Quarantine).order_by(Quarantine.id.desc()).limit(limit)).all()
+
+
 def count_quarantine(work: UnitOfWork) -> dict[str, int]:
     """The tenant's entries by reason."""
     query = select(Quarantine.reason, func.count()).group_by(Quarantine.reason).order_by(Quarantine.reason)

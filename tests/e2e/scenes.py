@@ -17,6 +17,7 @@ from tests.e2e.link import Link
 from tests.e2e.platform import ROOT, Cloud, Gateway, Process, simulator, wait_until
 
 POLL_MS = 5
+RAISE_AFTER = 3
 CLOSE_AFTER_MS = 50
 
 
@@ -201,3 +202,30 @@ def settled(cloud: Cloud, product_key: str, device: str, log: Path, *, raw: bool
 def wait_rows(log: Path, rows: int, timeout_s: float = 120.0) -> None:
     """Wait until a simulator has logged so many rows."""
     wait_until(lambda: rows_logged(log) >= rows, timeout_s, f"{rows} rows in {log.name} (there are {rows_logged(log)})", every_s=0.02)
+
+
+def model_table(name: str, file: Path, device: str, **bounds: int) -> str:
+    head = {
+        "name": name,
+        "file": str(file),
+        "devices": [device],
+        "score": "AnomalyScore",
+        "event": "AnomalyDetected",
+        "raise_after": RAISE_AFTER,
+    }
+    return "[[model]]\n" + toml(head) + ("[inference]\n" + toml(bounds) if bounds else "")
+
+
+def press_line(cloud: Cloud, folder: Path, name: str, rate: float, *, code: Path = ROOT, **bounds: int) -> tuple[Process, Link, Site, Path]:
+    """`fwsim line` behind a gateway that runs the demo's model of the press; its die is misaligned while `folder/fault` exists."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["line", "--port", "0", "--log-dir", str(folder), "--rate", str(rate), "--map-out", str(folder / "map.json")]
+    line = simulator("line", [*words, "--fault-file", str(folder / "fault")], folder)
+    line.start()
+    link = Link(("127.0.0.1", said(line, "ready")["port"]))
+    points = json.loads((folder / "map.json").read_text())["press-1"]
+    tsl = json.loads((ROOT / "protocols" / "thing" / "library" / "stamping_press.json").read_text())
+    machine = Machine("press-1", line, link, points["points"], tsl, folder / "press-1.jsonl", points["unit_id"])
+    more = model_table("press", ROOT / "firmware_sim" / "models" / "stamping_press.onnx", "press-1", **bounds)
+    site = Site.build(cloud, folder / "edge", name, [machine], more=more, code=code)
+    return line, link, site, machine.log

@@ -19,15 +19,13 @@ import pytest
 
 from tests.e2e import skab
 from tests.e2e.account import read_log
-from tests.e2e.link import Link
 from tests.e2e.mutant import mutant
-from tests.e2e.platform import ROOT, Cloud, simulator, wait_until
-from tests.e2e.scenes import Machine, Site, rows_logged, said, settled, toml, wait_rows
+from tests.e2e.platform import ROOT, Cloud, wait_until
+from tests.e2e.scenes import RAISE_AFTER, Machine, Site, model_table, press_line, rows_logged, said, settled, wait_rows
 
 SCORE, EVENT = "AnomalyScore", "AnomalyDetected"
 DOUBLE: dict[str, Any] = {"type": "double", "specs": {}}
 TEXT: dict[str, Any] = {"type": "text", "specs": {"length": "64"}}
-RAISE_AFTER = 3
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +50,6 @@ def with_score(tsl: dict[str, Any]) -> dict[str, Any]:
     event = {"identifier": EVENT, "name": EVENT, "type": "alert", "method": f"thing.event.{EVENT}.post", "outputData": outputs}
     score = {"identifier": SCORE, "name": SCORE, "accessMode": "r", "required": False, "dataType": DOUBLE}
     return tsl | {"properties": [*tsl["properties"], score], "events": [*tsl.get("events", []), event]}
-
-
-def model_table(name: str, file: Path, device: str, **bounds: int) -> str:
-    head = {"name": name, "file": str(file), "devices": [device], "score": SCORE, "event": EVENT, "raise_after": RAISE_AFTER}
-    return "[[model]]\n" + toml(head) + ("[inference]\n" + toml(bounds) if bounds else "")
 
 
 def begins(scores: dict[int, float]) -> list[int]:
@@ -136,25 +129,8 @@ def expected_signals(machine: Machine) -> set[str]:
 # --- a worker that is killed, hung and starved
 
 RATE = 60.0
+BOUNDS: dict[str, Any] = {"deadline_ms": 400, "memory_mib": 160, "queue_rows": 100}
 PHASE_S = 3.0
-
-
-def press_line(cloud: Cloud, folder: Path, name: str, code: Path = ROOT) -> tuple[Any, Link, Site, Path]:
-    """`fwsim line` behind a gateway that runs the demo's model of the press with a short deadline and a short queue."""
-    folder.mkdir(parents=True, exist_ok=True)
-    words = ["line", "--port", "0", "--log-dir", str(folder), "--rate", str(RATE), "--map-out", str(folder / "map.json")]
-    line = simulator("line", words, folder)
-    line.start()
-    port = said(line, "ready")["port"]
-    link = Link(("127.0.0.1", port))
-    points = json.loads((folder / "map.json").read_text())["press-1"]
-    tsl = json.loads((ROOT / "protocols" / "thing" / "library" / "stamping_press.json").read_text())
-    machine = Machine("press-1", line, link, points["points"], tsl, folder / "press-1.jsonl", points["unit_id"])
-    more = model_table(
-        "press", ROOT / "firmware_sim" / "models" / "stamping_press.onnx", "press-1", deadline_ms=400, memory_mib=160, queue_rows=100
-    )
-    site = Site.build(cloud, folder / "edge", name, [machine], more=more, code=code)
-    return line, link, site, machine.log
 
 
 def workers(site: Site) -> list[psutil.Process]:
@@ -197,7 +173,7 @@ def rows_kept(site: Site, log: Path, seconds: Callable[[], object]) -> tuple[int
 
 
 def test_a_model_that_is_killed_hung_or_starved_delays_no_reading_and_its_holes_are_named(cloud: Cloud, tmp_path: Path) -> None:
-    line, link, site, log = press_line(cloud, tmp_path / "line", "press-line")
+    line, link, site, log = press_line(cloud, tmp_path / "line", "press-line", RATE, **BOUNDS)
     try:
         with site.gateway:
             wait_rows(log, 60)
@@ -249,7 +225,7 @@ def check_holes(cloud: Cloud, product_key: str, log: Path, unscored: int) -> Non
 
 def test_an_agent_that_waits_for_its_model_is_found_out(cloud: Cloud, tmp_path: Path) -> None:
     """The mutant: reading asks the model first. While the worker hangs, the machine is hardly read any more."""
-    line, link, site, log = press_line(cloud, tmp_path / "line", "mutant-line", code=mutant("await_the_model", tmp_path))
+    line, link, site, log = press_line(cloud, tmp_path / "line", "mutant-line", RATE, code=mutant("await_the_model", tmp_path), **BOUNDS)
     try:
         with site.gateway:
             wait_rows(log, 60)
