@@ -14,7 +14,7 @@ from cloud.console.sign_in import routes
 from cloud.console.texts import RANGES
 from cloud.tenancy.model import Principal
 
-DEFAULT_RANGE = "15m"
+DEFAULT_RANGE = "5m"
 HISTORY = 20  # messages kept for a browser that lost its connection for a moment; beyond them it loads the page again
 
 

@@ -79,6 +79,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     # one device
     "back": ("All devices", "全部设备"),
     "range": ("Range", "时间范围"),
+    "range_5m": ("5 minutes", "5 分钟"),
     "range_15m": ("15 minutes", "15 分钟"),
     "range_1h": ("1 hour", "1 小时"),
     "range_6h": ("6 hours", "6 小时"),
@@ -100,7 +101,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "through": ("through {gateway}", "经由 {gateway}"),
 }
 
-RANGES: Final = {"15m": 15 * 60, "1h": 3_600, "6h": 6 * 3_600, "24h": 86_400, "7d": 7 * 86_400}
+RANGES: Final = {"5m": 5 * 60, "15m": 15 * 60, "1h": 3_600, "6h": 6 * 3_600, "24h": 86_400, "7d": 7 * 86_400}
 """Ranges a chart can show, in seconds."""
 
 

@@ -25,7 +25,7 @@ def test_every_text_exists_in_both_languages_with_the_same_places(name: str) -> 
 
 
 def test_every_range_has_a_name() -> None:
-    assert {f"range_{name}" for name in RANGES} == {name for name in TEXTS if re.fullmatch(r"range_\d+.", name)}
+    assert {f"range_{name}" for name in RANGES} == {name for name in TEXTS if re.fullmatch(r"range_\d+[mhd]", name)}
 
 
 @pytest.mark.parametrize(
