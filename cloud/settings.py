@@ -19,6 +19,12 @@ class Settings(BaseSettings):
     dir: Annotated[Path, Field(description="Data directory: databases, streams, secrets.")] = Path("hearthline-data")
     host: Annotated[str, Field(description="Address the MQTT and API ports listen on.")] = "127.0.0.1"
     mqtt_port: Annotated[int, Field(ge=0, le=65535, description="0 takes any free port.")] = 1883
+    mqtt_connections: Annotated[
+        int, Field(ge=1, description="Open device connections; beyond, the oldest that sent no CONNECT is closed, else the new one.")
+    ] = 50_000
+    mqtt_strangers: Annotated[int, Field(ge=1, description="Of these not let in (yet); beyond, the oldest is closed.")] = 20_000
+    mqtt_connect_s: Annotated[float, Field(gt=0, description="A connection without a CONNECT by then is closed.")] = 10.0
+    mqtt_unread_s: Annotated[float, Field(gt=0, description="One that reads nothing of what it is sent for so long is closed.")] = 30.0
     api_port: Annotated[int, Field(ge=0, le=65535, description="0 takes any free port.")] = 8080
     database_url: Annotated[str | None, Field(description="SQLAlchemy URL; SQLite in the data directory when unset.")] = None
     nats_url: Annotated[str | None, Field(description="A NATS server of your own; a child process when unset.")] = None

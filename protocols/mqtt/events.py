@@ -19,6 +19,8 @@ class Limits(msgspec.Struct, frozen=True):
     """A larger CONNECT closes: nobody is authenticated yet."""
     packet_s: float = 120.0
     """A packet that was begun is complete by then, or the connection closes: the largest one passes at 18 kbit/s."""
+    unread_s: float = 30.0
+    """A client that reads nothing of what waits for it for so long is closed."""
     held_bytes: int = 256 * 1024
     """Bytes kept behind an unanswered CONNECT (one read); more closes."""
     packet_bytes: int = MAX_PACKET

@@ -140,6 +140,8 @@ class ServerSession:
         "_out",
         "_packet_maximum",
         "_state",
+        "_unread",
+        "_unread_since",
         "_unsent",
         "_will",
         "_window",
@@ -166,6 +168,8 @@ class ServerSession:
         self._will: Will | None = None
         self._out: list[bytes] = []
         self._unsent = 0
+        self._unread = 0  # of what was sent, as `tick` last saw it
+        self._unread_since = 0.0
         self._packet_maximum = _UNBOUNDED
         self._downlink: Downlink | None = None  # made when needed: most devices are sent QoS 0 only
         self._window = limits.in_flight
@@ -434,10 +438,12 @@ class ServerSession:
         self._end(Cause.LOST, events)
         return events
 
-    def tick(self, now: float, paused: bool = False) -> list[Event]:
-        """Time has passed: no CONNECT in time, half a packet for too long or 1.5 keepalives of silence end the session (par. 3.1.2.10).
+    def tick(self, now: float, paused: bool = False, unread: int = 0) -> list[Event]:
+        """Time has passed: no CONNECT in time, half a packet for too long, a client that does not read, or 1.5 keepalives of silence
+        (par. 3.1.2.10) end the session.
 
-        `paused`: the owner has stopped reading the socket, so silence is not the client's.
+        `paused`: the owner has stopped reading the socket, so silence is not the client's. `unread`: bytes that the socket does not take,
+        while the owner waits for it.
         """
         if paused:
             self._heard = now
@@ -446,6 +452,12 @@ class ServerSession:
         elif self._begun <= self._heard:
             self._begun = max(now, self._heard)
         events: list[Event] = []
+        if unread != self._unread or not unread:
+            self._unread, self._unread_since = unread, now
+        elif now - self._unread_since > self.limits.unread_s:
+            why = f"nothing of what was sent was read for {self.limits.unread_s:g} s: the client or its link is too slow"
+            self._refuse(Refused(Reason.SLOW_READER, why), events)
+            return events
         deadline = self.deadline
         if deadline is None or now <= deadline:
             return events

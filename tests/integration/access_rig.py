@@ -85,10 +85,13 @@ class Nats:
 class Door:
     """The front door as a process."""
 
-    def __init__(self, nats: Nats, directory: Path, *, stream_bytes: int = 256 << 20) -> None:
+    def __init__(self, nats: Nats, directory: Path, *, stream_bytes: int = 256 << 20, **bounds: float) -> None:
+        self._nats = nats
         self.crash_dir = directory / "crash"
         self.crash_dir.mkdir(exist_ok=True)
         arguments = ["--nats", nats.url, "--token", TOKEN, "--stream-bytes", str(stream_bytes), "--crash-dir", str(self.crash_dir)]
+        for name, value in bounds.items():
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
         with (directory / "door.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.fakes.front_door", *arguments], stdout=subprocess.PIPE, stderr=log, cwd=ROOT
@@ -98,6 +101,16 @@ class Door:
 
     def arm(self, point: str, passes: int = 0) -> None:
         (self.crash_dir / point).write_text(str(passes))
+
+    def metrics(self) -> dict[str, float]:
+        """What a scrape says: values by name with labels."""
+
+        async def ask(bus: Bus) -> bytes:
+            return await bus.request("metrics.access", b"", timeout_s=5)
+
+        lines = self._nats.on_bus(ask).decode().splitlines()
+        pairs = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in pairs}
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
