@@ -112,7 +112,13 @@ async def run_access(settings: Settings, listener: socket.socket | None) -> None
             tenants=partial(tenants_concerned, database),
             metrics=metrics,
             stream_bytes=settings.stream_bytes,
-            bounds=Bounds(settings.mqtt_connections, settings.mqtt_strangers, settings.mqtt_connect_s, settings.mqtt_unread_s),
+            bounds=Bounds(
+                settings.mqtt_connections,
+                settings.mqtt_strangers,
+                settings.mqtt_connect_s,
+                settings.mqtt_packet_s,
+                settings.mqtt_unread_s,
+            ),
             ready=ready.set,
         )
         await _until_stopped(asyncio.create_task(serving, name="access"), stop)

@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     ] = 50_000
     mqtt_strangers: Annotated[int, Field(ge=1, description="Of these not let in (yet); beyond, the oldest is closed.")] = 20_000
     mqtt_connect_s: Annotated[float, Field(gt=0, description="A connection without a CONNECT by then is closed.")] = 10.0
+    mqtt_packet_s: Annotated[float, Field(gt=0, description="A packet that was begun is complete by then, or its connection closed.")] = (
+        120.0
+    )
     mqtt_unread_s: Annotated[float, Field(gt=0, description="One that reads nothing of what it is sent for so long is closed.")] = 30.0
     api_port: Annotated[int, Field(ge=0, le=65535, description="0 takes any free port.")] = 8080
     database_url: Annotated[str | None, Field(description="SQLAlchemy URL; SQLite in the data directory when unset.")] = None

@@ -32,6 +32,8 @@ class Bounds:
     """Of these not let in yet; beyond them the oldest leaves. A fleet that reconnects at once is so many for a moment."""
     connect_s: float = 10.0
     """Without a CONNECT by then a connection is closed."""
+    packet_s: float = 120.0
+    """A packet that was begun is complete by then, or its connection is closed."""
     unread_s: float = 30.0
     """A connection that reads nothing of what it is sent for so long is closed."""
 
@@ -68,7 +70,7 @@ class FrontDoor:
     def __init__(self, commit: GroupCommit, bounds: Bounds | None = None) -> None:
         self.commit = commit
         self.bounds = bounds or Bounds()
-        self.limits = Limits(connect_s=self.bounds.connect_s, unread_s=self.bounds.unread_s)
+        self.limits = Limits(connect_s=self.bounds.connect_s, packet_s=self.bounds.packet_s, unread_s=self.bounds.unread_s)
         self.ask: Line
         self.connections: set[Attendee] = set()
         self.lobby: Lobby[Attendee] = Lobby(self.bounds.connections, self.bounds.strangers)

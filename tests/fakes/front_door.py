@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     configure("access")
     arm(options.crash_dir)
-    bounds = Bounds(options.connections, options.strangers, options.connect_s, options.unread_s)
+    bounds = Bounds(**{name: getattr(options, name) for name in asdict(Bounds())})
     try:
         uvloop.run(run(options.nats, options.token, options.port, options.stream_bytes, bounds))
     except KeyboardInterrupt:

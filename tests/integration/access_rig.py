@@ -63,19 +63,31 @@ class Nats:
 
         return asyncio.run(run())
 
-    def rows(self) -> list[Row]:
-        """Everything in the uplink stream."""
+    def last_sequence(self) -> int:
+        """Of the uplink stream."""
 
-        async def read(bus: Bus) -> list[Row]:
+        async def ask(bus: Bus) -> int:
+            return (await bus.stream_info(UPLINK_STREAM)).last_seq
+
+        return self.on_bus(ask)
+
+    def messages(self, after: int = 0) -> list[tuple[int, bytes]]:
+        """The messages of the uplink stream behind a sequence."""
+
+        async def read(bus: Bus) -> list[tuple[int, bytes]]:
             info = await bus.stream_info(UPLINK_STREAM)
-            rows: list[Row] = []
-            for seq in range(info.first_seq, info.last_seq + 1):
+            found = []
+            for seq in range(max(info.first_seq, after + 1), info.last_seq + 1):
                 message = await bus.get_message(UPLINK_STREAM, seq)
                 assert message is not None
-                rows += UplinkBatch.from_bytes(message.data)
-            return rows
+                found.append((seq, message.data))
+            return found
 
         return self.on_bus(read)
+
+    def rows(self) -> list[Row]:
+        """Everything in the uplink stream."""
+        return [row for _, data in self.messages() for row in UplinkBatch.from_bytes(data)]
 
     def payloads(self) -> list[bytes]:
         """What devices published, in the stream's order."""
@@ -120,8 +132,10 @@ class Door:
 class RawClient:
     """A plain socket that speaks MQTT through our codec and says exactly what it saw."""
 
-    def __init__(self, port: int, device_name: str, *, version: int = 4, keepalive: int = 60, base: str | None = None) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+    def __init__(
+        self, port: int, device_name: str, *, version: int = 4, keepalive: int = 60, base: str | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(host, 0))
         self.device_name = device_name
         self.version = version
         self.topic = f"/sys/{PRODUCT_KEY}/{device_name}/thing/event/property/post"
