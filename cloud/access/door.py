@@ -50,7 +50,6 @@ class Attendee(Owner, Protocol):
     def flush(self) -> None: ...
     def tick(self, now: float) -> None: ...
     def open(self, credentials: Credentials, epoch: int) -> None: ...
-    def deny(self, code: int, words: str) -> None: ...
 
 
 class Line(Protocol):
@@ -80,7 +79,6 @@ class FrontDoor:
         self.accepted = 0
         self.undelivered = 0
         self._throttle = Throttle()
-        self._slowed: dict[Attendee, tuple[asyncio.TimerHandle, Denied]] = {}
         self._epoch = 0
 
     def next_epoch(self) -> int:
@@ -90,13 +88,7 @@ class FrontDoor:
     def entered(self, connection: Attendee) -> None:
         """A socket was accepted."""
         self.connections.add(connection)
-        leaving = self.lobby.enter(connection)
-        if leaving is None:
-            return
-        if (slowed := self._slowed.pop(leaving, None)) is not None:
-            slowed[0].cancel()
-            leaving.deny(slowed[1].code, slowed[1].words)
-        else:
+        if (leaving := self.lobby.enter(connection)) is not None:
             leaving.handle(leaving.session.fail(no_room(len(self.lobby))))
 
     def asked(self, connection: Attendee, connect: Connect) -> None:
@@ -121,21 +113,16 @@ class FrontDoor:
 
     def _deny(self, connection: Attendee, connect: Connect, denied: Denied) -> None:
         """Say no, slowly to an address that was told no often; the right secret is never slowed."""
-        delay_s = 0.0
+        slowly = None
         if denied.reason is not None:
             connection.noted = True
             self.refuse(claimed(connection.address, connect), Refused(denied.reason, denied.detail))
-            delay_s = self._throttle.failed(_host(connection.address), time.monotonic())
-        if delay_s:
-            self.lobby.denied(connection)
-            timer = asyncio.get_running_loop().call_later(delay_s, self._deny_now, connection)
-            self._slowed[connection] = timer, denied
-        else:
-            connection.deny(denied.code, denied.words)
-
-    def _deny_now(self, connection: Attendee) -> None:
-        _, denied = self._slowed.pop(connection)
-        connection.deny(denied.code, denied.words)
+            now = time.monotonic()
+            if delay_s := self._throttle.failed(_host(connection.address), now):
+                slowly = now + delay_s
+                self.lobby.denied(connection)
+        connection.session.refuse(denied.code, denied.words, slowly)
+        connection.flush()
 
     def refuse(self, client: Client, refused: Refused, *, topic: str = "", sample: bytes = b"", count: int = 1) -> None:
         """Count what was refused, and have it noted."""
@@ -146,8 +133,6 @@ class FrontDoor:
         """A socket is closed."""
         self.connections.discard(connection)
         self.lobby.left(connection)
-        if (slowed := self._slowed.pop(connection, None)) is not None:
-            slowed[0].cancel()
 
     def left(self, connection: Attendee, key: Key) -> None:
         """A session has ended."""

@@ -122,12 +122,6 @@ class Connection(asyncio.Protocol):
         if self.closing_since and now > self.closing_since + GOODBYE_S:
             self.transport.abort()
 
-    def deny(self, code: int, words: str) -> None:
-        """The CONNECT was wrong."""
-        if self.session.holding:
-            self.session.refuse(code, words)
-            self.flush()
-
     def _client(self) -> Client:
         if (known := self.credentials) is None:
             return Client(self.address)

@@ -134,6 +134,7 @@ class ServerSession:
     __slots__ = (
         "_begun",
         "_decoder",
+        "_denial",
         "_downlink",
         "_explains",
         "_heard",
@@ -165,6 +166,7 @@ class ServerSession:
         self._heard = now
         self._begun = 0.0  # since when a packet is incomplete, as far as `tick` has seen; 0.0 = none is
         self._explains = True
+        self._denial: tuple[ConnAck, str, float] | None = None  # the answer to a CONNECT that is not to be told before then
         self._will: Will | None = None
         self._out: list[bytes] = []
         self._unsent = 0
@@ -361,17 +363,25 @@ class ServerSession:
         self._send(encode(ConnAck(session_present, ConnectCode.ACCEPTED, properties), self.version))
         return self._read(b"", self._heard)
 
-    def refuse(self, code: int, text: str = "") -> None:
+    def refuse(self, code: int, text: str = "", not_before: float | None = None) -> None:
         """Answer CONNECT with no: a `ConnectCode` (translated for MQTT 5) or a `ReasonCode`; nothing if it has closed meanwhile.
 
-        MQTT 5 is told `text` too. RuntimeError if no CONNECT waits, ValueError for a code that refuses nothing.
+        MQTT 5 is told `text` too. With `not_before` it is `tick` that answers then, so that guessing is slow; a session that ends earlier
+        answers as it ends. RuntimeError if no CONNECT waits, ValueError for a code that refuses nothing.
         """
         if not self._answering():
             return
         answer, reason = connect_code(code, self.version)
-        self._send_reason(ConnAck(False, answer), text)
         if reason is not None:
             self.refusal = Refused(reason, text or f"CONNECT was answered with {answer}")
+        self._denial = ConnAck(False, answer), text, 0.0 if not_before is None else not_before
+        if not_before is None:
+            self._deny()
+
+    def _deny(self) -> None:
+        assert self._denial is not None
+        answer, text, _ = self._denial
+        self._send_reason(answer, text)
         self._end(Cause.REFUSED, [])
 
     def _answering(self) -> bool:
@@ -428,6 +438,8 @@ class ServerSession:
     def close(self, code: int = ReasonCode.ADMINISTRATIVE_ACTION, cause: Cause = Cause.CLOSED) -> list[Event]:
         """End the session from our side; MQTT 5 is told `code`. Closing twice is harmless."""
         events: list[Event] = []
+        if self._denial is not None and self._state is _State.ASKED:
+            self._deny()
         self._say_goodbye(Disconnect(code))
         self._end(cause, events)
         return events
@@ -445,6 +457,8 @@ class ServerSession:
         `paused`: the owner has stopped reading the socket, so silence is not the client's. `unread`: bytes that the socket does not take,
         while the owner waits for it.
         """
+        if self._denial is not None and self._state is _State.ASKED and now >= self._denial[2]:
+            self._deny()
         if paused:
             self._heard = now
         if not self._decoder.pending or paused:
@@ -510,12 +524,15 @@ class ServerSession:
 
     def _refuse(self, refused: Refused, events: list[Event], code: int | None = None, cause: Cause = Cause.REFUSED) -> None:
         if self._state is _State.CLOSED:
-            return
+            return None
+        if self._denial is not None:  # a refusal that waits was first
+            return self._deny()
         self.refusal = refused
         if self._state is _State.NEW and refused.reason is Reason.UNSUPPORTED_VERSION:
             self._send(encode(ConnAck(False, ConnectCode.UNSUPPORTED_VERSION)))  # 3.1.1 par. 3.1.2.2
         self._say_goodbye(Disconnect(reason_code(refused.reason) if code is None else code), str(refused))
         self._end(cause, events)
+        return None
 
     def _end(self, cause: Cause, events: list[Event], clean: bool = False) -> None:
         if self._state is _State.OPEN:

@@ -1,7 +1,7 @@
 """What a device and the owner of a session may rely on."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -186,6 +186,27 @@ def test_a_refused_connect_of_an_mqtt_5_client_says_what_to_do_unless_it_takes_n
         (answer,) = sent(session)
         assert isinstance(answer, ConnAck)
         assert (answer.reason, answer.properties.reason_string) == (0x86, words)
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_refusal_can_wait_for_its_time_and_is_told_when_the_session_ends_before(version: int) -> None:
+    endings: list[tuple[Callable[[ServerSession], object], bool]] = [
+        (lambda session: session.tick(20.0), True),
+        (lambda session: session.fail(Refused(Reason.TOO_MANY_CONNECTIONS, "no room")), True),
+        (lambda session: session.close(ReasonCode.SERVER_SHUTTING_DOWN), True),
+        (lambda session: session.connection_lost(), False),
+    ]
+    for end, told in endings:
+        session = ServerSession()
+        session.receive(encode(connect(version)), 1.0)
+        session.refuse(ConnectCode.BAD_CREDENTIALS, "no", not_before=20.0)
+        assert session.tick(19.9) == []
+        assert (session.holding, session.take_output()) == (True, b"")
+        end(session)
+        assert codes(sent(session)) == ([0x86 if version == 5 else 4] if told else [])
+        assert session.should_close
+        assert session.refusal is not None
+        assert session.refusal.reason is Reason.BAD_CREDENTIALS
 
 
 @pytest.mark.parametrize(
