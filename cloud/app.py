@@ -93,9 +93,9 @@ async def run_core(settings: Settings, listener: socket.socket | None) -> None:
 
 async def run_access(settings: Settings, listener: socket.socket | None) -> None:
     """The front door for devices."""
-    from cloud.access.door import Bounds
     from cloud.access.worker import serve
     from cloud.devices.service import credentials_for, tenants_concerned
+    from protocols.mqtt.lobby import Bounds
 
     stop = stop_on_signal()
     async with AsyncExitStack() as stack:

@@ -148,7 +148,7 @@ class Agent:
                 "frames_sent": self.forwarder.sent,
                 "frames_refused": self.forwarder.refused,
             },
-            "front_door": None if door is None else {"port": door.port, "attached": len(door.attached), **door.counts},
+            "front_door": None if door is None else door.status(),
             "connectors": [connector.status() for connector in self.connectors],
             "devices": [
                 {"product_key": key.product_key, "device_name": key.device_name, "source": source, "online": online, "since_ms": since_ms}

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
 from cloud.access.admission import Denied, Verdict
@@ -14,28 +13,12 @@ from cloud.devices.model import Credentials
 from cloud.foundation.clock import now_ms
 from protocols.errors import Refused
 from protocols.mqtt.codec import Connect
-from protocols.mqtt.events import Event, Limits
-from protocols.mqtt.lobby import Lobby, no_room
+from protocols.mqtt.events import Event
+from protocols.mqtt.lobby import Bounds, Lobby, no_room
 from protocols.mqtt.session import ServerSession
 from protocols.mqtt.throttle import Throttle
 
 Key = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What the door takes of whom; each names what happens at it."""
-
-    connections: int = 50_000
-    """Open connections; beyond them the oldest that was not let in leaves, else the new one."""
-    strangers: int = 20_000
-    """Of these not let in yet; beyond them the oldest leaves. A fleet that reconnects at once is so many for a moment."""
-    connect_s: float = 10.0
-    """Without a CONNECT by then a connection is closed."""
-    packet_s: float = 120.0
-    """A packet that was begun is complete by then, or its connection is closed."""
-    unread_s: float = 30.0
-    """A connection that reads nothing of what it is sent for so long is closed."""
 
 
 class Attendee(Owner, Protocol):
@@ -68,11 +51,11 @@ class FrontDoor:
 
     def __init__(self, commit: GroupCommit, bounds: Bounds | None = None) -> None:
         self.commit = commit
-        self.bounds = bounds or Bounds()
-        self.limits = Limits(connect_s=self.bounds.connect_s, packet_s=self.bounds.packet_s, unread_s=self.bounds.unread_s)
+        bounds = bounds or Bounds()
+        self.limits = bounds.limits()
         self.ask: Line
         self.connections: set[Attendee] = set()
-        self.lobby: Lobby[Attendee] = Lobby(self.bounds.connections, self.bounds.strangers)
+        self.lobby: Lobby[Attendee] = Lobby(bounds.connections, bounds.strangers)
         self.sessions: dict[Key, Attendee] = {}
         self.refusals = RefusalLedger()
         self.refused_first = asyncio.Event()

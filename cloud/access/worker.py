@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from cloud.access.admission import Admission
 from cloud.access.committer import JetStreamPartition
-from cloud.access.door import Attendee, Bounds, FrontDoor, Key
+from cloud.access.door import Attendee, FrontDoor, Key
 from cloud.access.group import GroupCommit
 from cloud.access.model import (
     ACCESS_ITSELF,
@@ -42,6 +42,7 @@ from cloud.foundation.clock import now_ms
 from cloud.foundation.logs import get_logger
 from cloud.foundation.metrics import Metrics
 from protocols.errors import TryAgain
+from protocols.mqtt.lobby import Bounds
 from protocols.mqtt.packets import ReasonCode
 
 LEASE_S = 2.0

@@ -4,11 +4,33 @@ Whoever was let in stays. A new connection beyond a bound takes the place of the
 refused CONNECT waits for its slowed answer. One whose CONNECT is just being looked up is nobody's place to take.
 """
 
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from protocols.errors import Reason, Refused
+from protocols.mqtt.events import Limits
 
 C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a front door takes of whom, with the defaults of a small cloud; each names what happens at it."""
+
+    connections: int = 50_000
+    """Open connections; beyond them the oldest stranger leaves, else the new one."""
+    strangers: int = 20_000
+    """Of these not let in yet; beyond them the oldest leaves. A fleet that reconnects at once is so many for a moment."""
+    connect_s: float = 10.0
+    """Without a CONNECT by then a connection is closed."""
+    packet_s: float = 120.0
+    """A packet that was begun is complete by then, or its connection is closed."""
+    unread_s: float = 30.0
+    """A connection that reads nothing of what it is sent for so long is closed."""
+
+    def limits(self, **others: int) -> Limits:
+        """The limits of each session."""
+        return Limits(connect_s=self.connect_s, packet_s=self.packet_s, unread_s=self.unread_s, **others)
 
 
 class Lobby(Generic[C]):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import uvloop
 
-from cloud.access.door import Bounds
 from cloud.access.worker import serve
 from cloud.devices.model import Credentials
 from cloud.foundation.bus import Bus
@@ -20,6 +19,7 @@ from cloud.foundation.health import serve_health
 from cloud.foundation.logs import configure
 from cloud.foundation.metrics import Metrics
 from protocols.alink.credentials import sign
+from protocols.mqtt.lobby import Bounds
 
 PRODUCT_KEY = "made-up"
 SECRET = b"0123456789abcdef0123456789abcdef"
