@@ -133,15 +133,24 @@ class RawClient:
     """A plain socket that speaks MQTT through our codec and says exactly what it saw."""
 
     def __init__(
-        self, port: int, device_name: str, *, version: int = 4, keepalive: int = 60, base: str | None = None, host: str = "127.0.0.1"
+        self,
+        port: int,
+        device_name: str,
+        *,
+        version: int = 4,
+        keepalive: int = 60,
+        base: str | None = None,
+        host: str = "127.0.0.1",
+        product_key: str = PRODUCT_KEY,
+        secret: bytes = SECRET,
     ) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(host, 0))
         self.device_name = device_name
         self.version = version
-        self.topic = f"/sys/{PRODUCT_KEY}/{device_name}/thing/event/property/post"
+        self.topic = f"/sys/{product_key}/{device_name}/thing/event/property/post"
         self._decoder = Decoder(version, server_side=False)
         self._inbox: list[Packet | PublishRun] = []
-        proof = sign(PRODUCT_KEY, device_name, SECRET, base=base)
+        proof = sign(product_key, device_name, secret, base=base)
         self.connect = Connect(proof.client_id, proof.username, proof.password, keepalive=keepalive, version=version)
 
     def open(self) -> "RawClient":

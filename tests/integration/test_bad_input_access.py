@@ -7,8 +7,6 @@ import asyncio
 import itertools
 import resource
 import socket
-import struct
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -37,56 +35,13 @@ from protocols.mqtt.packets import ReasonCode
 from protocols.mqtt.throttle import FREE
 from tests.fakes.front_door import PRODUCT_KEY, SECRET
 from tests.integration.access_rig import Door, Nats, RawClient, kill_all, wait_for
+from tests.integration.bad_input import BAD_BEGINNINGS, BAD_PACKETS, HOSTS, SAME_IN_5, Good, address, closed
 
 TENANT, OPERATOR = 1, 9  # of the made-up registry
 UNKNOWN = "no-such-device"
 FOREIGN = f"/sys/{PRODUCT_KEY}/somebody-else/thing/event/property/post"
 SHORT = {"connect_s": 1.0, "packet_s": 1.0, "unread_s": 1.0}
 WORDS = "compare product key, device name and secret"
-
-_hosts = (f"127.{a}.{b}.{c}" for a, b, c in itertools.product(range(1, 255), range(1, 255), range(1, 255)))
-
-
-class Good(threading.Thread):
-    """A device that does everything right, one message at a time, and keeps what it saw."""
-
-    def __init__(self, port: int, name: str) -> None:
-        super().__init__(daemon=True)
-        self._client = RawClient(port, name).open()
-        self._enough = threading.Event()
-        self.sent: list[bytes] = []
-        self.acked = 0
-        self.fault = ""
-
-    def run(self) -> None:
-        while not self._enough.is_set():
-            payload = f"{self._client.device_name}:{len(self.sent)}".encode()
-            packet_id = len(self.sent) % 60_000 + 1
-            self.sent.append(payload)
-            self._client.publish(payload, packet_id)
-            try:
-                answer = self._client.next(20)
-            except TimeoutError:
-                answer = None
-            if answer != PubAck(packet_id):
-                self.fault = f"message {packet_id} was answered with {answer}"
-                return
-            self.acked += 1
-            time.sleep(0.002)
-
-    def goes_on(self, count: int = 5, timeout_s: float = 15.0) -> None:
-        """Wait for so many more acknowledgements; fails when they do not come."""
-        goal = self.acked + count
-        wait_for(lambda: self.acked >= goal or self.fault, timeout_s)
-        assert not self.fault
-
-    def finish(self) -> list[bytes]:
-        self._enough.set()
-        self.join(30)
-        assert not self.fault
-        assert self.acked == len(self.sent) > 0
-        self._client.close()
-        return self.sent
 
 
 @dataclass
@@ -99,11 +54,14 @@ class Front:
 
     def client(self, name: str | None = None, *, version: int = 4, keepalive: int = 60) -> RawClient:
         """A device of its own, from an address of its own."""
-        return RawClient(self.door.port, name or next(self.names), version=version, keepalive=keepalive, host=next(_hosts))
+        return RawClient(self.door.port, name or next(self.names), version=version, keepalive=keepalive, host=next(HOSTS))
+
+    def good(self, name: str) -> Good:
+        return Good(RawClient(self.door.port, name).open(), lambda n: f"{name}:{n}".encode())
 
     def raw(self, data: bytes = b"") -> socket.socket:
         """A plain connection from an address of its own."""
-        sock = socket.create_connection(("127.0.0.1", self.door.port), timeout=10, source_address=(next(_hosts), 0))
+        sock = socket.create_connection(("127.0.0.1", self.door.port), timeout=10, source_address=(next(HOSTS), 0))
         sock.sendall(data)
         return sock
 
@@ -164,7 +122,7 @@ def _refused(front: Front, reason: Reason) -> float:
 def offence(front: Front, reason: Reason, count: int = 1) -> Iterator[Offence]:
     """An offence that is counted `count` times, while a good device publishes."""
     name = next(front.names)
-    good = Good(front.door.port, name)
+    good = front.good(name)
     good.start()
     good.goes_on(2)
     seen = Offence(front, reason, good, front.nats.last_sequence(), _refused(front, reason))
@@ -191,22 +149,6 @@ def running(directory: Path, **bounds: float) -> Iterator[Front]:
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     with running(tmp_path_factory.mktemp("front"), **SHORT) as front:
         yield front
-
-
-def closed(sock: socket.socket, timeout_s: float = 10.0) -> bytes:
-    """What comes until the server closes."""
-    sock.settimeout(timeout_s)
-    data = b""
-    try:
-        while more := sock.recv(65536):
-            data += more
-    except ConnectionResetError:
-        pass
-    return data
-
-
-def address(sock: socket.socket) -> str:
-    return str(sock.getsockname()[0])
 
 
 # CONNECT
@@ -291,7 +233,7 @@ def test_paho_is_told_that_its_password_is_wrong(front: Front, version: int) -> 
         client.on_connect = lambda _client, _data, _flags, reason, properties: heard.append(
             f"{reason}|{getattr(properties, 'ReasonString', '')}"
         )
-        client.connect("127.0.0.1", front.door.port, bind_address=(host := next(_hosts)))
+        client.connect("127.0.0.1", front.door.port, bind_address=(host := next(HOSTS)))
         wait_for(lambda: client.loop(0.1) or heard)
         client.disconnect()
         assert len(heard) == 1
@@ -407,34 +349,6 @@ def test_a_frame_that_did_not_arrive_as_it_was_sent(front: Front, version: int, 
 # bytes
 
 
-def _publish(topic: bytes, payload: bytes = b"x", first: int = 0x32, packet_id: int = 7) -> bytes:
-    """A PUBLISH of 3.1.1 with whatever in it."""
-    body = struct.pack(">H", len(topic)) + topic + struct.pack(">H", packet_id) + payload
-    assert len(body) < 128
-    return bytes((first, len(body))) + body
-
-
-BAD_PACKETS = {
-    "reserved flags": (bytes.fromhex("c100"), Reason.MALFORMED_PACKET, 0x81),
-    "packet type 0": (bytes.fromhex("0000"), Reason.MALFORMED_PACKET, 0x81),
-    "a length of five bytes": (bytes.fromhex("30ffffffff7f"), Reason.MALFORMED_PACKET, 0x81),
-    "QoS 3": (_publish(b"t", first=0x36), Reason.MALFORMED_PACKET, 0x81),
-    "packet id 0": (_publish(b"t", packet_id=0), Reason.MALFORMED_PACKET, 0x81),
-    "a topic that is not UTF-8": (_publish(b"/sys/\xff\xfe/x"), Reason.MALFORMED_PACKET, 0x81),
-    "a surrogate": (_publish(b"/sys/\xed\xa0\x80/x"), Reason.MALFORMED_PACKET, 0x81),
-    "NUL in a topic": (_publish(b"/sys/a\0b"), Reason.MALFORMED_PACKET, 0x81),
-    "a wildcard in a topic": (_publish(b"/sys/+/x"), Reason.MALFORMED_PACKET, 0x81),
-    "a body that ends too early": (bytes.fromhex("3203 0009 41"), Reason.MALFORMED_PACKET, 0x81),
-    "a subscription to nothing": (bytes.fromhex("8202 0001"), Reason.MALFORMED_PACKET, 0x81),
-    "a packet only servers send": (bytes.fromhex("d000"), Reason.PROTOCOL_ERROR, 0x82),
-    "QoS 2": (_publish(b"t", first=0x34), Reason.UNSUPPORTED_QOS, 0x9B),
-    "PUBREL": (bytes.fromhex("6202 0001"), Reason.UNSUPPORTED_QOS, 0x9B),
-    "a second CONNECT": (encode(Connect("x", "y", b"Sesame-open")), Reason.PROTOCOL_ERROR, 0x82),
-    "more than the largest packet": (bytes.fromhex("30ffffff7f"), Reason.PACKET_TOO_LARGE, 0x95),
-}
-SAME_IN_5 = [name for name in BAD_PACKETS if name != "a subscription to nothing"]  # (5 reads a length of properties there)
-
-
 @pytest.mark.refusal(Reason.MALFORMED_PACKET)
 @pytest.mark.refusal(Reason.PROTOCOL_ERROR)
 @pytest.mark.refusal(Reason.UNSUPPORTED_QOS)
@@ -442,7 +356,6 @@ SAME_IN_5 = [name for name in BAD_PACKETS if name != "a subscription to nothing"
 @pytest.mark.parametrize(("version", "name"), [(4, name) for name in BAD_PACKETS] + [(5, name) for name in SAME_IN_5])
 def test_a_bad_packet_of_a_device_that_was_let_in(front: Front, version: int, name: str) -> None:
     data, reason, code = BAD_PACKETS[name]
-    reason = Reason.PROTOCOL_ERROR if name == "a subscription to nothing" else reason
     with offence(front, reason) as seen:
         client = front.client(version=version).open()
         client.publish(b"before", 1)
@@ -461,20 +374,6 @@ def test_a_bad_packet_of_a_device_that_was_let_in(front: Front, version: int, na
         assert b"Sesame" not in entry.payload
         assert entry.payload or "CONNECT" in name
         assert front.published(seen.after, client.device_name) == [b"before"]
-
-
-BAD_BEGINNINGS = {
-    "HTTP": (b"GET / HTTP/1.1\r\nHost: hearth\r\nAuthorization: Basic c2VzYW1l\r\n\r\n" + bytes(99), Reason.MALFORMED_PACKET, b"", "HTTP"),
-    "TLS": (bytes.fromhex("16030102000100") + bytes(506), Reason.MALFORMED_PACKET, b"", "TLS"),
-    "noise": (bytes(range(200, 256)) * 9, Reason.MALFORMED_PACKET, b"", "remaining length"),
-    "PINGREQ first": (bytes.fromhex("c000"), Reason.PROTOCOL_ERROR, b"", "PINGREQ"),
-    "PUBLISH first": (encode_publish("/t", b"x", 1, 1), Reason.PROTOCOL_ERROR, b"", "PUBLISH"),
-    "another protocol name": (bytes.fromhex("100d 0004 4d515450 04 02 003c 0001 61"), Reason.PROTOCOL_ERROR, b"", "protocol name"),
-    "level 7": (bytes.fromhex("100d 0004 4d515454 07 02 003c 0001 61"), Reason.UNSUPPORTED_VERSION, bytes.fromhex("20020001"), "level 7"),
-    "the reserved flag of CONNECT": (bytes.fromhex("100d 0004 4d515454 04 03 003c 0001 61"), Reason.MALFORMED_PACKET, b"", "reserved"),
-    "a client id with NUL": (bytes.fromhex("100d 0004 4d515454 04 02 003c 0001 00"), Reason.MALFORMED_PACKET, b"", "NUL"),
-    "a CONNECT of 17 KiB": (encode(Connect("c" * 17_000, "u", b"Sesame-open")), Reason.PACKET_TOO_LARGE, b"", "larger than"),
-}
 
 
 @pytest.mark.refusal(Reason.MALFORMED_PACKET)
@@ -601,7 +500,7 @@ def test_a_client_past_its_keepalive(front: Front, version: int) -> None:
 
 @pytest.mark.refusal(Reason.BAD_CREDENTIALS)
 def test_a_flood_of_guesses_is_slowed_and_the_owner_at_the_same_address_gets_in(front: Front) -> None:
-    flood, host = 200, next(_hosts)
+    flood, host = 200, next(HOSTS)
     with offence(front, Reason.BAD_CREDENTIALS, count=flood) as seen:
         guesses = [RawClient(front.door.port, "guessed", host=host) for _ in range(flood)]
         for guess in guesses:
@@ -728,7 +627,7 @@ def test_every_refusal_is_noted_when_the_door_stops(tmp_path: Path) -> None:
 
 
 def test_the_good_device_would_notice_a_door_that_serves_nobody_else(front: Front) -> None:
-    good = Good(front.door.port, next(front.names))
+    good = front.good(next(front.names))
     good.start()
     good.goes_on()
     with front.nats.frozen(), pytest.raises(AssertionError, match="waited in vain"):
