@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from cloud.access.admission import Denied, Verdict
@@ -35,12 +35,6 @@ class Attendee(Owner, Protocol):
     def open(self, credentials: Credentials, epoch: int) -> None: ...
 
 
-class Line(Protocol):
-    """Where a CONNECT is put to be decided."""
-
-    def __call__(self, connection: Attendee, connect: Connect, suspect: bool = False) -> None: ...
-
-
 def fingerprint(credentials: Credentials) -> int:
     """Changes when a session has to end: another secret or another site. Only comparable within this process."""
     return hash((credentials.device_id, credentials.secret, credentials.site_id, credentials.tenant_id))
@@ -53,7 +47,7 @@ class FrontDoor:
         self.commit = commit
         bounds = bounds or Bounds()
         self.limits = bounds.limits()
-        self.ask: Line
+        self.ask: Callable[[Attendee, Connect, bool], None]  # the last: it comes from where much has failed
         self.connections: set[Attendee] = set()
         self.lobby: Lobby[Attendee] = Lobby(bounds.connections, bounds.strangers)
         self.sessions: dict[Key, Attendee] = {}

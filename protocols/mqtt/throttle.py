@@ -1,5 +1,6 @@
 """Wrong credentials are answered ever more slowly, address by address. Right ones are never delayed: an owner always gets in."""
 
+import math
 from typing import Final
 
 FREE: Final = 5
@@ -31,12 +32,12 @@ class Throttle:
         self._failures[address] = level, now
         if len(self._failures) > self._most:
             del self._failures[next(iter(self._failures))]
-        over = int(level) - FREE
+        over = math.ceil(level) - FREE
         return 0.0 if over <= 0 else min(LONGEST_S, FIRST_S * 2.0 ** min(over - 1, 16))
 
     def suspected(self, address: str, now: float) -> bool:
         """Whether so much has failed from there that others come first."""
-        return self._level(address, now) >= FREE
+        return math.ceil(self._level(address, now)) >= FREE
 
     def _level(self, address: str, now: float) -> float:
         level, at = self._failures.get(address, (0.0, now))

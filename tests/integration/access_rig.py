@@ -97,11 +97,11 @@ class Nats:
 class Door:
     """The front door as a process."""
 
-    def __init__(self, nats: Nats, directory: Path, *, stream_bytes: int = 256 << 20, **bounds: float) -> None:
+    def __init__(self, nats: Nats, directory: Path, *, stream_bytes: float = 256 << 20, **bounds: float) -> None:
         self._nats = nats
         self.crash_dir = directory / "crash"
         self.crash_dir.mkdir(exist_ok=True)
-        arguments = ["--nats", nats.url, "--token", TOKEN, "--stream-bytes", str(stream_bytes), "--crash-dir", str(self.crash_dir)]
+        arguments = ["--nats", nats.url, "--token", TOKEN, "--stream-bytes", str(int(stream_bytes)), "--crash-dir", str(self.crash_dir)]
         for name, value in bounds.items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
         with (directory / "door.log").open("ab") as log:

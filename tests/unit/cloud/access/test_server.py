@@ -30,6 +30,7 @@ from protocols.mqtt.codec import (
     encode,
     encode_publish,
 )
+from protocols.mqtt.lobby import Bounds
 from tests.unit.cloud.access.test_group import FakeStream, until
 
 CONNECT = Connect("id", "u&pk", b"p")
@@ -45,6 +46,7 @@ class Transport(asyncio.Transport):
         self.sent = bytearray()
         self.reading = True
         self.closed = False
+        self.unsent = 0
 
     def write(self, data: Any) -> None:
         self.sent += data
@@ -64,16 +66,20 @@ class Transport(asyncio.Transport):
     def abort(self) -> None:
         self.closed = True
 
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
 
 @dataclass
 class Rig:
+    bounds: Bounds = field(default_factory=Bounds)
     stream: FakeStream = field(default_factory=FakeStream)
     asked: list[Connect] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.commit = GroupCommit(self.stream, last_sequence=0, instance="me")
-        self.door = FrontDoor(self.commit)
-        self.door.ask = lambda _connection, connect, suspect=False: self.asked.append(connect)
+        self.door = FrontDoor(self.commit, self.bounds)
+        self.door.ask = lambda _connection, connect, _suspect: self.asked.append(connect)
         self.task = asyncio.create_task(self.commit.run())
 
     def connection(self) -> tuple[Connection, Transport]:
