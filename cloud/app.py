@@ -100,7 +100,8 @@ async def run_core(settings: Settings, listener: socket.socket | None) -> None:
 async def run_access(settings: Settings, listener: socket.socket | None) -> None:
     """The front door for devices."""
     from cloud.access.worker import serve
-    from cloud.devices.service import credentials_for
+    from cloud.devices.service import credentials_for, tenants_concerned
+    from protocols.mqtt.lobby import Bounds
 
     stop = stop_on_signal()
     async with AsyncExitStack() as stack:
@@ -114,8 +115,16 @@ async def run_access(settings: Settings, listener: socket.socket | None) -> None
             listener=listener or listen(settings.host, settings.mqtt_port),
             bus=bus,
             credentials=partial(credentials_for, database, Vault.from_file(settings.secret_key_file)),
+            tenants=partial(tenants_concerned, database),
             metrics=metrics,
             stream_bytes=settings.stream_bytes,
+            bounds=Bounds(
+                settings.mqtt_connections,
+                settings.mqtt_strangers,
+                settings.mqtt_connect_s,
+                settings.mqtt_packet_s,
+                settings.mqtt_unread_s,
+            ),
             ready=ready.set,
         )
         await _until_stopped(asyncio.create_task(serving, name="access"), stop)

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from protocols.errors import Reason, Refused
+from protocols.mqtt.lobby import Bounds
 
 MEBIBYTE = 1024 * 1024
 
@@ -19,6 +20,17 @@ class Settings(BaseSettings):
     dir: Annotated[Path, Field(description="Data directory: databases, streams, secrets.")] = Path("hearthline-data")
     host: Annotated[str, Field(description="Address the MQTT and API ports listen on.")] = "127.0.0.1"
     mqtt_port: Annotated[int, Field(ge=0, le=65535, description="0 takes any free port.")] = 1883
+    mqtt_connections: Annotated[
+        int, Field(ge=1, description="Open device connections; beyond, the oldest that was not let in is closed, else the new one.")
+    ] = Bounds().connections
+    mqtt_strangers: Annotated[int, Field(ge=1, description="Of these not let in yet; beyond, the oldest is closed.")] = Bounds().strangers
+    mqtt_connect_s: Annotated[float, Field(gt=0, description="A connection without a CONNECT by then is closed.")] = Bounds().connect_s
+    mqtt_packet_s: Annotated[float, Field(gt=0, description="A packet that was begun is complete by then, or its connection closed.")] = (
+        Bounds().packet_s
+    )
+    mqtt_unread_s: Annotated[float, Field(gt=0, description="A connection that reads nothing it is sent for so long is closed.")] = (
+        Bounds().unread_s
+    )
     api_port: Annotated[int, Field(ge=0, le=65535, description="0 takes any free port.")] = 8080
     database_url: Annotated[str | None, Field(description="SQLAlchemy URL; SQLite in the data directory when unset.")] = None
     nats_url: Annotated[str | None, Field(description="A NATS server of your own; a child process when unset.")] = None

@@ -155,7 +155,7 @@ class Agent:
                 "frames_sent": self.forwarder.sent,
                 "frames_refused": self.forwarder.refused,
             },
-            "front_door": None if door is None else {"port": door.port, "attached": len(door.attached), **door.counts},
+            "front_door": None if door is None else door.status(),
             "models": None if self.refine is None else {**self.refine.summary(), "machines": self.refine.status()},
             "connectors": [connector.status() for connector in self.connectors],
             "devices": [

@@ -84,7 +84,7 @@ async def compose(settings: Settings, clock: Clock | None = None, outbox: Outbox
     if settings.front_door is not None:
         secrets = {DeviceKey(*who): secret for who, secret in settings.front_door.secrets.items()}
         appliances = {key: Appliance(key, models[key], secret) for key, secret in secrets.items()}
-        front_door = FrontDoor(appliances, intake, presence, routes, seen, clock, obey.answered)
+        front_door = FrontDoor(appliances, intake, presence, routes, seen, clock, obey.answered, settings.front_door.bounds)
         listen = (settings.front_door.host, settings.front_door.port)
 
     # northbound

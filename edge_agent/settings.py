@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.southbound.catalogue import CONNECTORS
-from edge_agent.southbound.plan import ModbusPlan, NamedPoint
+from edge_agent.southbound.plan import FRONT_DOOR_BOUNDS, ModbusPlan, NamedPoint
 from protocols.errors import Reason, Refused
 from protocols.field.modbus import NumberType, Point, Table, WordOrder
 from protocols.inference.card import ModelCard
 from protocols.inference.onnx_card import card_of
+from protocols.mqtt.lobby import Bounds
 from protocols.thing import library
 from protocols.thing.datatypes import is_numeric
 from protocols.thing.model import ThingModel, parse_thing_model
@@ -50,6 +51,7 @@ class FrontDoor:
     host: str
     port: int
     secrets: Mapping[tuple[str, str], str]
+    bounds: Bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +294,14 @@ def _front_door(table: object, home: Path, environ: Mapping[str, str], devices: 
     port = section.integer("port", 1884, low=0, high=65535)
     file = home / section.text("secrets_file", "appliances.toml")
     key = section.key("secrets_file")
+    most = FRONT_DOOR_BOUNDS
+    bounds = Bounds(
+        connections=section.integer("connections", most.connections, low=1, high=100_000),
+        strangers=section.integer("strangers", most.strangers, low=1, high=100_000),
+        connect_s=section.integer("connect_s", int(most.connect_s), low=1, high=3_600),
+        packet_s=section.integer("packet_s", int(most.packet_s), low=1, high=3_600),
+        unread_s=section.integer("unread_s", int(most.unread_s), low=1, high=3_600),
+    )
     section.finish()
     try:
         document = tomllib.loads(_private(file, key))
@@ -308,7 +318,7 @@ def _front_door(table: object, home: Path, environ: Mapping[str, str], devices: 
             if (product_key, name) not in known:
                 raise refuse(key, f"{file}: {product_key}.{name} has no [[device]] in the configuration")
             secrets[product_key, name] = secret
-    return FrontDoor(host, port, secrets)
+    return FrontDoor(host, port, secrets, bounds)
 
 
 def _device(section: _Section, home: Path) -> Device:

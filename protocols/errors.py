@@ -29,6 +29,12 @@ class Reason(enum.StrEnum):
     FOREIGN_TOPIC = "foreign_topic"
     UNKNOWN_TOPIC = "unknown_topic"
     QUOTA_EXCEEDED = "quota_exceeded"
+    # connections
+    CONNECT_TIMEOUT = "connect_timeout"
+    KEEPALIVE_TIMEOUT = "keepalive_timeout"
+    SLOW_WRITER = "slow_writer"
+    SLOW_READER = "slow_reader"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
     # documents and values
     BAD_JSON = "bad_json"
     BAD_ENVELOPE = "bad_envelope"

@@ -2,17 +2,21 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from cloud.access.admission import Verdict
+from cloud.access.admission import Denied, Verdict
 from cloud.access.group import GroupCommit, Owner
 from cloud.access.model import Downlink
+from cloud.access.refusals import Client, RefusalLedger, claimed
 from cloud.devices.model import Credentials
+from cloud.foundation.clock import now_ms
+from protocols.errors import Refused
 from protocols.mqtt.codec import Connect
 from protocols.mqtt.events import Event
+from protocols.mqtt.lobby import Bounds, Lobby, no_room
 from protocols.mqtt.session import ServerSession
+from protocols.mqtt.throttle import Throttle
 
 Key = tuple[str, str]
 
@@ -21,7 +25,9 @@ class Attendee(Owner, Protocol):
     """A connection as the door sees it."""
 
     session: ServerSession
+    address: str
     fingerprint: int
+    noted: bool
 
     def handle(self, events: list[Event]) -> None: ...
     def flush(self) -> None: ...
@@ -37,33 +43,73 @@ def fingerprint(credentials: Credentials) -> int:
 class FrontDoor:
     """All connections. `epoch` grows with every session, over restarts too: microseconds of the clock, or one more than the last."""
 
-    def __init__(self, commit: GroupCommit) -> None:
+    def __init__(self, commit: GroupCommit, bounds: Bounds | None = None) -> None:
         self.commit = commit
-        self.ask: Callable[[Attendee, Connect], None]
+        bounds = bounds or Bounds()
+        self.limits = bounds.limits()
+        self.ask: Callable[[Attendee, Connect, bool], None]  # the last: it comes from where much has failed
         self.connections: set[Attendee] = set()
+        self.lobby: Lobby[Attendee] = Lobby(bounds.connections, bounds.strangers)
         self.sessions: dict[Key, Attendee] = {}
-        self.refused: Counter[str] = Counter()
+        self.refusals = RefusalLedger()
+        self.refused_first = asyncio.Event()
         self.accepted = 0
+        self.undelivered = 0
+        self._throttle = Throttle()
         self._epoch = 0
 
     def next_epoch(self) -> int:
         self._epoch = max(self._epoch + 1, time.time_ns() // 1_000)
         return self._epoch
 
-    def decided(self, connection: Attendee, verdict: Verdict) -> None:
+    def entered(self, connection: Attendee) -> None:
+        """A socket was accepted."""
+        self.connections.add(connection)
+        if (leaving := self.lobby.enter(connection)) is not None:
+            leaving.handle(leaving.session.fail(no_room(len(self.lobby))))
+
+    def asked(self, connection: Attendee, connect: Connect) -> None:
+        """A CONNECT came."""
+        self.lobby.asked(connection)
+        self.ask(connection, connect, self._throttle.suspected(_host(connection.address), time.monotonic()))
+
+    def decided(self, connection: Attendee, connect: Connect, verdict: Verdict) -> None:
         """Admission answers a CONNECT."""
         if not connection.session.holding:
             return  # it went away meanwhile
-        if not isinstance(verdict, Credentials):
-            connection.session.refuse(verdict)
-            connection.flush()
+        if isinstance(verdict, Denied):
+            self._deny(connection, connect, verdict)
             return
         key = (verdict.product_key, verdict.device_name)
         if (older := self.sessions.get(key)) is not None:
             older.handle(older.session.takeover())
         self.sessions[key] = connection
+        self.lobby.admitted(connection)
         self.accepted += 1
         connection.open(verdict, self.next_epoch())
+
+    def _deny(self, connection: Attendee, connect: Connect, denied: Denied) -> None:
+        """Say no, slowly to an address that was told no often; the right secret is never slowed."""
+        slowly = None
+        if denied.reason is not None:
+            connection.noted = True
+            self.refuse(claimed(connection.address, connect), Refused(denied.reason, denied.detail))
+            now = time.monotonic()
+            if delay_s := self._throttle.failed(_host(connection.address), now):
+                slowly = now + delay_s
+                self.lobby.denied(connection)
+        connection.session.refuse(denied.code, denied.words, slowly)
+        connection.flush()
+
+    def refuse(self, client: Client, refused: Refused, *, topic: str = "", sample: bytes = b"", count: int = 1) -> None:
+        """Count what was refused, and have it noted."""
+        if self.refusals.refuse(client, refused, now_ms(), topic=topic, sample=sample, count=count):
+            self.refused_first.set()
+
+    def gone(self, connection: Attendee) -> None:
+        """A socket is closed."""
+        self.connections.discard(connection)
+        self.lobby.left(connection)
 
     def left(self, connection: Attendee, key: Key) -> None:
         """A session has ended."""
@@ -76,9 +122,13 @@ class FrontDoor:
         touched: set[Attendee] = set()
         for message in messages:
             connection = self.sessions.get((message.product_key, message.device_name))
-            if connection is not None and connection.session.deliver(message.topic, message.payload, message.qos):
+            if connection is None:
+                continue
+            if connection.session.deliver(message.topic, message.payload, message.qos):
                 touched.add(connection)
                 taken += 1
+            else:
+                self.undelivered += 1
         for connection in touched:
             connection.flush()
         return taken
@@ -101,10 +151,14 @@ class FrontDoor:
         """Close who is silent for too long; yields to others now and then."""
         for n, connection in enumerate(tuple(self.connections), 1):
             connection.tick(now)
-            if n % 1_000 == 0:
+            if n % 200 == 0:
                 await asyncio.sleep(0)
 
     def close_all(self, code: int) -> None:
         """Tell everybody to come back later."""
         for connection in tuple(self.connections):
             connection.handle(connection.session.close(code))
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]

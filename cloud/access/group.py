@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from cloud.access.model import MAX_BYTES, MAX_MESSAGES, BatchWriter, Kind, PresenceNote
+from cloud.access.model import MAX_BYTES, MAX_MESSAGES, BatchWriter, Kind, PresenceNote, RefusalNote
 from cloud.access.ports import AnotherWriter, OutcomeUnknown, Stream, StreamAway, StreamFull, WrongSequence
 from cloud.foundation.crashpoint import crash_point
 from cloud.foundation.logs import get_logger
@@ -112,9 +112,12 @@ class GroupCommit:
         share.messages += run.count
         share.size += len(run.data)
 
-    def note(self, kind: Kind, session: bytes, received_ms: int, note: PresenceNote) -> None:
-        """Put the begin or end of a session in the same line as its publishes."""
-        self._groups[-1].writer.add_presence(kind, session, received_ms, note)
+    def note(self, kind: Kind, session: bytes, received_ms: int, note: PresenceNote | RefusalNote) -> None:
+        """Put the begin or end of a session, or a refusal, in the same line as the publishes."""
+        writer = self._groups[-1].writer
+        if writer.messages >= MAX_MESSAGES or writer.size >= MAX_BYTES:
+            self._groups.append(Group())
+        self._groups[-1].writer.add_note(kind, session, received_ms, note)
         self._gathered.set()
 
     def acknowledge_in_turn(self, owner: Owner, acks: bytes) -> None:

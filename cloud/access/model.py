@@ -5,7 +5,8 @@ An uplink batch is one message of the UPLINK stream:
     magic "HLU1" | u32 length of tables | u32 number of rows | tables (msgpack: sessions, topics) | rows (40 bytes each) | blob
 
 A row of kind PUBLISH names a run of MQTT PUBLISH packets that lie in the blob exactly as they came from the socket, back to back and all of
-one length; nothing is done per message. A presence row's blob part is a msgpack `PresenceNote`. Rows are in arrival order.
+one length; nothing is done per message. A presence row's blob part is a msgpack `PresenceNote`, that of a refusal a `RefusalNote`; the
+session of a refusal says no more than its tenant. Rows are in arrival order.
 """
 
 import enum
@@ -36,6 +37,7 @@ class Kind(enum.IntEnum):
     OPENED = 1  # a session began
     CLOSED = 2  # a session ended; an epoch older than the device's newest one says nothing any more
     ACCESS_STARTED = 3  # every session with an older epoch is gone
+    REFUSED = 4  # the door turned something away, once or several times
 
 
 class SessionRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -53,6 +55,26 @@ class PresenceNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     address: str
     reason: str
+
+
+class RefusalNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What the front door turned away, and `count` more like it between `first_ms` and `last_ms`.
+
+    Who it was is what the client claimed, unless the door let it in before; `sample` is how the last of it began, never a secret.
+    """
+
+    reason: Reason
+    detail: str
+    address: str
+    product_key: str
+    device_name: str
+    username: str
+    client_id: str
+    topic: str
+    count: int
+    first_ms: int
+    last_ms: int
+    sample: bytes
 
 
 class Downlink(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -80,9 +102,11 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
 
 
 ACCESS_ITSELF = SessionRow(0, 0, "", "", 0)
+_LAST_KIND = max(Kind)
 
 _encode = msgspec.msgpack.Encoder().encode
 _note_decoder = msgspec.msgpack.Decoder(PresenceNote)
+_refusal_decoder = msgspec.msgpack.Decoder(RefusalNote)
 _tables_decoder = msgspec.msgpack.Decoder(tuple[list[SessionRow], list[str]])
 encode_downlink = encode_downlinks = msgspec.msgpack.Encoder().encode
 decode_downlinks = msgspec.msgpack.Decoder(list[Downlink]).decode
@@ -116,6 +140,18 @@ class Row(msgspec.Struct, gc=False):
         except msgspec.DecodeError as error:
             raise Refused(Reason.BAD_FRAME, f"presence note: {error}") from error
 
+    def refusal(self) -> RefusalNote:
+        """The note of a REFUSED row."""
+        return decode_refusal(self.blob[self.offset : self.offset + self.size])
+
+
+def decode_refusal(data: bytes) -> RefusalNote:
+    """Raises Refused(BAD_FRAME)."""
+    try:
+        return _refusal_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(Reason.BAD_FRAME, f"refusal note: {error}") from error
+
 
 class UplinkBatch(msgspec.Struct, frozen=True):
     """A decoded message of the UPLINK stream."""
@@ -144,7 +180,7 @@ class UplinkBatch(msgspec.Struct, frozen=True):
         for kind, session, topic, offset, stride, size, count, _, _ in rows:
             inside = offset + (count - 1) * stride + size <= len(blob)
             apart = count == 1 or (count > 1 and stride >= size and stride > 0)
-            if kind > Kind.ACCESS_STARTED or session >= len(sessions) or topic >= len(topics) or not apart or not inside:
+            if kind > _LAST_KIND or session >= len(sessions) or topic >= len(topics) or not apart or not inside:
                 raise Refused(Reason.BAD_FRAME, "uplink batch row points outside its batch")
         return cls(sessions, topics, rows, blob)
 
@@ -185,8 +221,8 @@ class BatchWriter:
         self.messages += count
         self.size += len(data)
 
-    def add_presence(self, kind: Kind, session: bytes, received_ms: int, note: PresenceNote) -> None:
-        """Add the begin or end of a session, or of `access` itself."""
+    def add_note(self, kind: Kind, session: bytes, received_ms: int, note: PresenceNote | RefusalNote) -> None:
+        """Add the begin or end of a session, or of `access` itself, or what was refused."""
         data = _encode(note)
         session_index = self._sessions.setdefault(session, len(self._sessions))
         topic_index = self._topics.setdefault("", len(self._topics))

@@ -9,6 +9,10 @@ from protocols.errors import Broken, TryAgain
 CredentialLookup = Callable[[Sequence[tuple[str, str]]], Mapping[tuple[str, str], Credentials]]
 """Credentials by (product key, device name), pairs that do not exist left out; called in a thread. Raises TryAgain."""
 
+TenantLookup = Callable[[Sequence[tuple[str, str]]], Sequence[int]]
+"""Which tenant has to know that somebody who claims to be (product key, device name) was refused: the device's, else the product's, else
+the operator's. One answer for each question; called in a thread. Raises TryAgain."""
+
 
 class OutcomeUnknown(TryAgain):
     """The connection broke or the answer did not come in time: the message may have landed."""

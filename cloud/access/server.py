@@ -7,13 +7,15 @@ from typing import cast
 
 from cloud.access.door import FrontDoor, fingerprint
 from cloud.access.model import Kind, PresenceNote, SessionRow, session_key
+from cloud.access.refusals import Client
 from cloud.access.topics import check_frames, may_listen, uplink_lane
 from cloud.devices.model import Credentials
 from cloud.foundation.clock import now_ms
 from protocols.edgelink.lanes import Lane
-from protocols.errors import Refused
+from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Decoder, PublishRun, Will, encode_publish
-from protocols.mqtt.events import ConnectRequested, Disconnected, Event, Published, reason_code
+from protocols.mqtt.events import ConnectRequested, Disconnected, Event, Published
+from protocols.mqtt.offence import SAMPLE
 from protocols.mqtt.packets import MQTT_5
 from protocols.mqtt.session import ServerSession
 
@@ -38,6 +40,7 @@ class Connection(asyncio.Protocol):
         "door",
         "fingerprint",
         "messages",
+        "noted",
         "paused",
         "row",
         "session",
@@ -47,7 +50,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, door: FrontDoor) -> None:
         self.door = door
-        self.session = ServerSession(time.monotonic())
+        self.session = ServerSession(time.monotonic(), door.limits)
         self.credentials: Credentials | None = None
         self.fingerprint = 0
         self.row = b""
@@ -55,6 +58,7 @@ class Connection(asyncio.Protocol):
         self.closing_since = 0.0
         self.paused = False
         self.broken = False
+        self.noted = False  # the refusal that ends it is counted already
         self.writing = True
         self._lanes: dict[str, Lane | None] = {}
 
@@ -62,10 +66,10 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
         peer = transport.get_extra_info("peername") or ("gone", 0)
         self.address = f"{peer[0]}:{peer[1]}"
-        self.door.connections.add(self)
+        self.door.entered(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.door.connections.discard(self)
+        self.door.gone(self)
         self.writing = False
         self.handle(self.session.connection_lost())
 
@@ -84,7 +88,7 @@ class Connection(asyncio.Protocol):
             if type(event) is Published:
                 self._published(event.run)
             elif isinstance(event, ConnectRequested):
-                self.door.ask(self, event.connect)
+                self.door.asked(self, event.connect)
             elif isinstance(event, Disconnected):
                 self._ended(event)
         self.flush()
@@ -108,14 +112,20 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         if not self.closing_since:
             self.closing_since = time.monotonic()
-            if self.session.refusal is not None:
-                self.door.refused[self.session.refusal.reason] += 1
+            if self.session.refusal is not None and not self.noted:
+                self.door.refuse(self._client(), self.session.refusal, sample=self.session.offence)
+            self.door.lobby.left(self)
             self.transport.close()
 
     def tick(self, now: float) -> None:
-        self.handle(self.session.tick(now, self.paused))
+        self.handle(self.session.tick(now, self.paused, 0 if self.writing else self.transport.get_write_buffer_size()))
         if self.closing_since and now > self.closing_since + GOODBYE_S:
             self.transport.abort()
+
+    def _client(self) -> Client:
+        if (known := self.credentials) is None:
+            return Client(self.address)
+        return Client(self.address, known.product_key, known.device_name, tenant_id=known.tenant_id)
 
     def open(self, credentials: Credentials, epoch: int) -> None:
         """The CONNECT was right."""
@@ -130,9 +140,17 @@ class Connection(asyncio.Protocol):
             self.session.accept(
                 receive_maximum=IN_FLIGHT_MESSAGES,
                 server_keepalive=keepalive_s,
-                allow_filter=lambda topic_filter: may_listen(credentials, topic_filter),
+                allow_filter=self._may_listen,
             )
         )
+
+    def _may_listen(self, topic_filter: str) -> bool:
+        assert self.credentials is not None
+        if may_listen(self.credentials, topic_filter):
+            return True
+        refused = Refused(Reason.FOREIGN_TOPIC, "a device may only subscribe to what is sent to it: correct the filter, or leave it out")
+        self.door.refuse(self._client(), refused, topic=topic_filter)
+        return False
 
     def _published(self, run: PublishRun) -> None:
         if self.broken:
@@ -163,12 +181,14 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, run: PublishRun, refused: Refused) -> None:
         """MQTT 5 is told in the PUBACK, in its turn; 3.1.1 has no word for it and is closed."""
-        if self.session.version == MQTT_5 or self.session.should_close:  # the latter: a will
-            self.door.refused[refused.reason] += run.count
-            self.door.commit.acknowledge_in_turn(self, run.acks(reason_code(refused.reason), MQTT_5))
-        else:
-            self.broken = True
+        ends = self.session.version != MQTT_5 and not self.session.should_close  # the latter: a will
+        first = run.data[run.first : run.first + run.size][:SAMPLE]
+        self.door.refuse(self._client(), refused, topic=run.topic, sample=first, count=1 if ends else run.count)
+        if ends:
+            self.broken = self.noted = True
             self.handle(self.session.fail(refused))
+        else:
+            self.door.commit.acknowledge_in_turn(self, self.session.refusing(run, refused))
 
     def _ended(self, event: Disconnected) -> None:
         assert self.credentials is not None

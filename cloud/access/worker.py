@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -27,11 +28,13 @@ from cloud.access.model import (
     Kind,
     Lease,
     PresenceNote,
+    SessionRow,
     decode_downlink,
     decode_downlinks,
     session_key,
 )
-from cloud.access.ports import CredentialLookup
+from cloud.access.ports import CredentialLookup, TenantLookup
+from cloud.access.refusals import Entry
 from cloud.access.server import Connection
 from cloud.devices.model import ACCESS_LEASE, REGISTRY_CHANGED, RegistryChange
 from cloud.foundation.bus import Bus, BusAway
@@ -39,12 +42,16 @@ from cloud.foundation.clock import now_ms
 from cloud.foundation.logs import get_logger
 from cloud.foundation.metrics import Metrics
 from protocols.errors import TryAgain
+from protocols.mqtt.lobby import Bounds
 from protocols.mqtt.packets import ReasonCode
 
 LEASE_S = 2.0
 SWEEP_S = 1.0
 DRAIN_S = 4.0
 BACKLOG = 4096
+OTHER_FILES = 256  # that the process needs beside its connections
+NOTES_S = 1.0  # between looks at what else was refused; what is refused for the first time is noted at once
+LOOKUPS_S = 0.05  # between lookups of whose quarantine it belongs to
 
 # A device that asked for no keepalive and lost its power is noticed by the kernel, after four minutes.
 _HALF_OPEN = (
@@ -70,22 +77,25 @@ async def serve(
     listener: socket.socket,
     bus: Bus,
     credentials: CredentialLookup,
+    tenants: TenantLookup,
     metrics: Metrics,
     stream_bytes: int,
+    bounds: Bounds | None = None,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Take connections on `listener` (already listening) until cancelled; then commit what was read and say goodbye.
 
     Ends with an ExceptionGroup of AnotherWriter or another Broken: the process has to end and be started again.
     """
-    raise_file_limit()
+    bounds = bounds or Bounds()
+    bounds = replace(bounds, connections=min(bounds.connections, raise_file_limit() - OTHER_FILES))
     for option, value in _HALF_OPEN:
         listener.setsockopt(*option, value)  # accepted sockets inherit it
     instance = secrets.token_hex(8)
     await bus.ensure_stream(UPLINK_STREAM, [UPLINK_SUBJECT], max_bytes=stream_bytes)
     partition = JetStreamPartition(bus, UPLINK_STREAM, UPLINK_SUBJECT)
     commit = GroupCommit(partition, last_sequence=await partition.open(), instance=instance)
-    door = FrontDoor(commit)
+    door = FrontDoor(commit, bounds)
     admission: Admission[Attendee] = Admission(credentials, door.decided)
     door.ask = admission.ask
     metrics.registry.register(DoorMetrics(door))
@@ -97,6 +107,7 @@ async def serve(
         tasks.create_task(admission.run(), name="access.admission")
         tasks.create_task(_sweep(door), name="access.sweep")
         tasks.create_task(_lease(door, bus, instance), name="access.lease")
+        tasks.create_task(_note_refusals(door, tenants), name="access.refusals")
         await worker.subscribe()
         server = await asyncio.get_running_loop().create_server(lambda: Connection(door), sock=listener, backlog=BACKLOG)
         get_logger().info("access.ready", address=listener.getsockname()[:2], instance=instance)
@@ -106,16 +117,18 @@ async def serve(
         finally:
             server.close()
             if not committing.done():
-                await _drain(door)
+                await _drain(door, tenants)
             worker.close()
 
 
-async def _drain(door: FrontDoor) -> None:
+async def _drain(door: FrontDoor, tenants: TenantLookup) -> None:
     """What was read gets on disk and is acknowledged, then everybody is told; a stream that does not answer is not waited for."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_S):
             await door.commit.settled()
             door.close_all(ReasonCode.SERVER_SHUTTING_DOWN)
+            with contextlib.suppress(TryAgain):  # then the counts since the last notes go with this process, like its metrics
+                await note(door, tenants, door.refusals.unnoted())
             await door.commit.settled()
     for connection in tuple(door.connections):
         connection.flush()
@@ -125,6 +138,37 @@ async def _sweep(door: FrontDoor) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
         await door.sweep(time.monotonic())
+
+
+async def _note_refusals(door: FrontDoor, tenants: TenantLookup) -> None:
+    """Put what was refused in line, behind what was published before: the first of a kind at once, then counts."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(NOTES_S):
+                await door.refused_first.wait()
+        door.refused_first.clear()
+        if not door.commit.stalled:  # meanwhile the ledger counts on
+            try:
+                await note(door, tenants, door.refusals.due(time.monotonic()))
+            except TryAgain as error:
+                get_logger().warning("refusals.delayed", error=str(error))
+                await asyncio.sleep(NOTES_S)
+        await asyncio.sleep(LOOKUPS_S)
+
+
+async def note(door: FrontDoor, tenants: TenantLookup, entries: Sequence[Entry]) -> None:
+    """Note entries of the ledger, each in the quarantine of its tenant. Raises TryAgain, with nothing noted."""
+    strangers = [entry.client for entry in entries if entry.client.tenant_id is None]
+    found: dict[Key, int] = {}
+    if strangers:
+        claims = list(dict.fromkeys((client.product_key, client.device_name) for client in strangers))
+        found = dict(zip(claims, await asyncio.to_thread(tenants, claims), strict=True))
+    for entry in entries:
+        client = entry.client
+        tenant_id = found[client.product_key, client.device_name] if client.tenant_id is None else client.tenant_id
+        if entry.count:  # nobody else noted it while we looked
+            session = session_key(SessionRow(tenant_id, 0, "", "", 0))
+            door.commit.note(Kind.REFUSED, session, now_ms(), door.refusals.note(entry, time.monotonic()))
 
 
 async def _lease(door: FrontDoor, bus: Bus, instance: str) -> None:
@@ -195,13 +239,15 @@ class DoorMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         door, commit = self._door, self._door.commit
         yield GaugeMetricFamily("hearthline_access_connections", "Open sockets.", len(door.connections))
+        yield GaugeMetricFamily("hearthline_access_strangers", "Open sockets that no device was let in on.", door.lobby.strangers)
         yield GaugeMetricFamily("hearthline_access_sessions", "Devices online.", len(door.sessions))
         yield GaugeMetricFamily("hearthline_access_waiting_bytes", "Read and not yet on disk.", commit.waiting_bytes)
         yield GaugeMetricFamily("hearthline_access_stalled", "1 while the stream does not take messages.", float(commit.stalled))
         yield CounterMetricFamily("hearthline_access_accepted", "CONNECTs that were let in.", door.accepted)
         yield CounterMetricFamily("hearthline_access_messages", "Messages committed to the stream.", commit.messages)
         yield CounterMetricFamily("hearthline_access_commits", "Groups committed to the stream.", commit.commits)
+        yield CounterMetricFamily("hearthline_access_undelivered", "Messages that a device's connection did not take.", door.undelivered)
         refused = CounterMetricFamily("hearthline_access_refused", "What was refused.", labels=["reason"])
-        for reason, count in door.refused.items():
+        for reason, count in door.refusals.totals.items():
             refused.add_metric([reason], count)
         yield refused

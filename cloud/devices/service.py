@@ -15,6 +15,8 @@ from cloud.devices.tables import CommandRow, DeviceRow, PresenceRow, ReportedRow
 from cloud.foundation.db import KEYS_A_STATEMENT, Database, upsert
 from cloud.foundation.vault import Vault
 from cloud.products.model import GATEWAY
+from cloud.products.service import owners
+from cloud.tenancy.service import operators_tenant
 
 DeviceKey = tuple[str, str]  # (product key, device name)
 DeviceColumns = Row[int, int, str, str, int | None, bool, bytes]  # as `_device_rows` selects them
@@ -39,6 +41,18 @@ def device_facts(database: Database, keys: Sequence[DeviceKey]) -> dict[DeviceKe
     """Who these devices are; a pair that does not exist is left out. Raises DatabaseAway."""
     with database.system_reading() as work:
         return {(row.product_key, row.device_name): DeviceFacts(*_identity(row)) for row in _device_rows(work.session, keys)}
+
+
+def tenants_concerned(database: Database, claims: Sequence[DeviceKey]) -> list[int]:
+    """Who has to know that somebody who claims to be one of these was refused: the device's tenant, else the product's, else the operator.
+
+    In the order of `claims`. Raises DatabaseAway.
+    """
+    with database.system_reading() as work:
+        devices = {(row.product_key, row.device_name): row.tenant_id for row in _device_rows(work.session, claims)}
+        products = owners(work, {product_key for product_key, _ in claims})
+        operator = operators_tenant(work)
+    return [devices.get(claim, products.get(claim[0], operator)) for claim in claims]
 
 
 def _identity(row: DeviceColumns) -> tuple[int, int, str, str, int | None, bool, bool]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloud.access.model import Downlink, SessionRow, UplinkBatch
+from cloud.access.model import Downlink, RefusalNote, SessionRow, UplinkBatch, decode_refusal
 from cloud.access.model import Kind as RowKind
 from cloud.devices.model import CommandReply, PresenceChange
 from cloud.ingest.frames import BadFrame, Frames, devices_of, open_frame
@@ -32,7 +32,7 @@ from protocols.errors import Reason, Refused
 
 MOST_ROUTES: Final = 50_000
 
-_PUBLISH, _OPENED, _STARTED = int(RowKind.PUBLISH), int(RowKind.OPENED), int(RowKind.ACCESS_STARTED)
+_PUBLISH, _OPENED, _STARTED, _REFUSED = (int(kind) for kind in (RowKind.PUBLISH, RowKind.OPENED, RowKind.ACCESS_STARTED, RowKind.REFUSED))
 
 
 @dataclass(slots=True)
@@ -147,6 +147,9 @@ class Evaluator:
         for place, (kind, session_index, topic_index, offset, stride, size, count, _, received_ms) in enumerate(batch.rows):
             session, topic = sessions[session_index], topics[topic_index]
             self._received_ms = received_ms
+            if kind == _REFUSED:
+                self._refused_at_the_door(session, blob[offset : offset + size], received_ms)
+                continue
             if kind != _PUBLISH:
                 self._presence.append(_presence(kind, session, received_ms))
                 continue
@@ -238,6 +241,33 @@ class Evaluator:
         )
         self._number += 1
 
+    def _refused_at_the_door(self, session: SessionRow, data: bytes, received_ms: int) -> None:
+        try:
+            note = decode_refusal(data)
+        except Refused as error:
+            self._refuse(session, "", data, received_ms, error.reason, str(error))
+            return
+        self._quarantined.append(
+            Quarantined(
+                self._sequence,
+                self._number,
+                session.tenant_id,
+                note.product_key,
+                note.device_name,
+                note.topic,
+                str(note.reason),
+                _for_people(note)[:MOST_DETAIL],
+                note.first_ms,
+                len(note.sample),
+                note.sample,
+                count=note.count,
+                last_ms=note.last_ms,
+                address=note.address,
+                replayable=False,
+            )
+        )
+        self._number += 1
+
     def cut(self) -> Effects:
         """The effects of everything since the last cut."""
         numbers = self._rows.numbers()
@@ -265,6 +295,11 @@ def _presence(kind: int, session: SessionRow, time_ms: int) -> PresenceChange | 
     if kind == _STARTED:
         return Reset(time_ms, session.epoch)
     return PresenceChange(session.device_id, kind == _OPENED, time_ms, session.epoch)
+
+
+def _for_people(note: RefusalNote) -> str:
+    claims = [f"{name} {claim!r}" for name, claim in (("user name", note.username), ("client id", note.client_id)) if claim]
+    return note.detail + (f" [{', '.join(claims)}]" if claims else "")
 
 
 def stream_lost(from_ms: int, to_ms: int) -> Gap:

@@ -38,7 +38,10 @@ class Reset(msgspec.Struct, frozen=True, gc=False):
 
 
 class Quarantined(msgspec.Struct, frozen=True, gc=False):
-    """A payload, or something in it, that was not taken. (sequence, number) says where in the stream it lies."""
+    """A payload, or something in it, that was not taken. (sequence, number) says where in the stream it lies.
+
+    `count` of them came from `received_ms` to `last_ms` (0: only then); `replayable` says that `payload` is the whole message of a device.
+    """
 
     sequence: int
     number: int
@@ -51,6 +54,10 @@ class Quarantined(msgspec.Struct, frozen=True, gc=False):
     received_ms: int
     size: int
     payload: bytes
+    count: int = 1
+    last_ms: int = 0
+    address: str = ""
+    replayable: bool = True
 
 
 class Unreadable(msgspec.Struct, frozen=True, gc=False):

@@ -87,7 +87,7 @@ def _commit(database: Database, partition: int, effects: Effects, apply: _Apply)
 
 
 def _quarantine_row(stream_id: str, entry: Quarantined) -> dict[str, object]:
-    return {"stream_id": stream_id, **{name: getattr(entry, name) for name in entry.__struct_fields__}}
+    return {"stream_id": stream_id, **{name: getattr(entry, name) for name in entry.__struct_fields__ if name in _quarantine.c}}
 
 
 def _presence(session: Session, entries: Sequence[PresenceChange | Reset], apply: _Apply) -> None:

@@ -34,6 +34,16 @@ def thing_models(database: Database, product_keys: Iterable[str]) -> dict[str, T
     return models
 
 
+def owners(work: UnitOfWork, product_keys: Iterable[str]) -> dict[str, int]:
+    """The tenants of products, in a unit of work of the whole system; what does not exist, or is built in, is left out."""
+    keys, found = sorted(set(product_keys)), dict[str, int]()
+    for start in range(0, len(keys), KEYS_A_STATEMENT):
+        chunk = keys[start : start + KEYS_A_STATEMENT]
+        rows = work.session.execute(select(ProductRow.product_key, ProductRow.tenant_id).where(ProductRow.product_key.in_(chunk)))
+        found |= {row.product_key: row.tenant_id for row in rows}
+    return found
+
+
 def create_product(work: UnitOfWork, name: str, tsl: object) -> Product:
     """Check the thing model and enter the product. Raises Refused naming what is wrong in it."""
     if not isinstance(tsl, dict):

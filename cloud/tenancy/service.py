@@ -81,6 +81,11 @@ def create_first_tenant(work: UnitOfWork) -> str | None:
     return create_api_key(work, create_tenant(work, "default").tenant_id, "admin")
 
 
+def operators_tenant(work: UnitOfWork) -> int:
+    """The tenant made first: whoever runs the platform. 0 when there is none yet."""
+    return work.session.scalar(select(func.min(TenantRow.id))) or 0
+
+
 def tenant_id(work: UnitOfWork, name: str) -> int:
     """Raises Refused when there is no such tenant."""
     found = work.session.scalar(select(TenantRow.id).where(TenantRow.name == name))

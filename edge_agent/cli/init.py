@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from edge_agent.cli.output import Context, Exit, fail, say
+from edge_agent.southbound.plan import FRONT_DOOR_BOUNDS
 from protocols.thing import library
 
-TEMPLATE = """\
+_TEMPLATE = """\
 # A Hearthline gateway. `edgectl config check` says what is wrong, `edgectl run` runs the agent. Paths are relative to this file.
 # Any value of a table with one pair of brackets can be overridden: HEARTHLINE_EDGE_UPLINK_HOST is uplink.host.
 
@@ -31,6 +32,11 @@ window = 16                     # frames under way without an acknowledgement
 host = "127.0.0.1"
 port = 1884
 secrets_file = "appliances.toml"  # mode 0600: [product_key], then device_name = "secret"
+connections = {bounds.connections}              # more: the oldest that was not let in is closed, else the new one
+strangers = {bounds.strangers}                 # of these not let in yet; more: the oldest is closed
+connect_s = {bounds.connect_s:.0f}                  # a connection without a CONNECT by then is closed
+packet_s = {bounds.packet_s:.0f}                   # a packet that was begun is complete by then, or its connection closed
+unread_s = {bounds.unread_s:.0f}                   # a connection that reads nothing it is sent for so long is closed
 
 [buffer]
 quota_bytes = 1073741824        # full: oldest readings go and leave a gap record; alarms and replies wait
@@ -87,6 +93,12 @@ close_after_ms = 50             # a reading is on disk after at most about this 
 """
 
 
+def configuration(name: str, host: str, port: int) -> str:
+    """The file that `edgectl init` writes."""
+    names = ", ".join(library.names())
+    return _TEMPLATE.format(name=name, host=host, port=port, example="<product key>", library=names, bounds=FRONT_DOOR_BOUNDS)
+
+
 def init(
     context: typer.Context,
     name: Annotated[str, typer.Option("--name", envvar="HEARTHLINE_EDGE_INIT_NAME", help="The gateway's device name.")] = "gw1",
@@ -102,7 +114,7 @@ def init(
     target = session.config
     if target.exists():
         fail(Exit.FAILED, f"{target} exists; nothing was changed")
-    text = TEMPLATE.format(name=name, host=host, port=port, example="<product key>", library=", ".join(library.names()))
+    text = configuration(name, host, port)
     try:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:

@@ -1,5 +1,8 @@
 """`edgectl status`: is the agent there, and does it reach the cloud."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import typer
 
 from edge_agent.cli.output import Context, Exit, Format, Output, show, when
@@ -21,9 +24,18 @@ def status(context: typer.Context, output: Output = Format.TABLE) -> None:
         ("since", when(found.get("started_ms")) if running else "-"),
         ("cloud", "connected" if running and uplink.get("connected") else "away"),
         ("front door", f"port {door['port']}, {door['attached']} attached" if door and running else "-"),
+        *(("refused", text) for text in _refused(door if door and running else {})),
         ("devices", f"{online if running else 0} of {len(settings.devices)} online"),
         ("buffered", f"{sum(lane['readings'] for lane in lanes)} readings in {sum(lane['frames'] for lane in lanes)} frames"),
     ]
     show(found, output, rows, ("WHAT", "STATE"))
     if not running:
         raise typer.Exit(int(Exit.NOTHING_THERE))
+
+
+def _refused(door: Mapping[str, Any]) -> list[str]:
+    """A line for each reason, with who it was last."""
+    return [
+        f"{entry['count']} x {entry['reason']}, last {entry['who'] or entry['address']} at {when(entry['last_ms'])}: {entry['detail']}"
+        for entry in door.get("refused", [])
+    ] or ["nothing" if door else "-"]

@@ -1,6 +1,5 @@
 """What an appliance's messages become: rows and records for the intake, acknowledgements and answers for the appliance. No sockets here."""
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from edge_agent.domain.batch import Shape
 from edge_agent.domain.clock import Clock
 from edge_agent.domain.seen import Digests, SeenRing
 from edge_agent.ports import DeviceKey, Intake
+from edge_agent.southbound.refusals import Refusals
 from protocols.alink.codes import Code
 from protocols.alink.dialogue import Dialogue, refusal, refused_data
 from protocols.alink.envelope import MessageRefused
@@ -21,11 +21,8 @@ from protocols.edgelink.lanes import Lane
 from protocols.edgelink.records import EventRecord
 from protocols.errors import Reason, Refused
 from protocols.mqtt.run import PublishRun, encode_publish
-from protocols.mqtt.session import reason_code
 from protocols.thing.datatypes import Value
 from protocols.thing.model import ThingModel
-
-log = logging.getLogger("edge.front_door")
 
 _METHOD = "thing.event.property.post"
 _, _SUCCESS_TAIL = reply(b"\0", _METHOD, Code.DONE).split(b"\0")
@@ -79,11 +76,11 @@ class Appliance:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A run that was taken in: what goes out once it is durable, or why the connection has to end instead."""
+    """A run that was taken in: what goes out once it is durable, or why it was refused: MQTT 5 is told so, 3.1.1 is closed."""
 
     acks: bytes = b""
     answers: tuple[tuple[str, bytes], ...] = ()
-    ends: Refused | None = None
+    refused: Refused | None = None
 
 
 class Reception:
@@ -93,6 +90,7 @@ class Reception:
         self._intake, self._clock, self._answered = intake, clock, answered
         self._live, self._alarm = seen[Lane.LIVE], seen[Lane.ALARM]
         self.counts: Counter[str] = Counter()
+        self.refusals = Refusals()
 
     def take(self, appliance: Appliance, run: PublishRun, version: int) -> Taken:
         """One run of an attached appliance that speaks this version of MQTT."""
@@ -105,11 +103,9 @@ class Reception:
         topic = appliance.post_reply_topic
         return Taken(run.acks(), tuple((topic, answer) for answer in self._each(appliance, run)))
 
-    def count_refusal(self, key: DeviceKey | None, refused: Refused) -> None:
-        """Count, and say so the first time for each reason."""
-        self.counts[f"refused_{refused.reason}"] += 1
-        if self.counts[f"refused_{refused.reason}"] == 1:
-            log.warning("message.refused", extra={"device": str(key), "reason": refused.reason.value, "problem": str(refused)[:200]})
+    def count_refusal(self, key: DeviceKey, refused: Refused) -> None:
+        """A message of an attached appliance, or something in it, was not taken."""
+        self.refusals.count(refused, self._clock.now_ms(), who=str(key))
 
     def _alike(self, appliance: Appliance, run: PublishRun) -> bytes | None:
         """Take in a run whose messages are alike, new, timed and without fault, and return its replies as packets.
@@ -181,7 +177,7 @@ class Reception:
     def _others(self, appliance: Appliance, run: PublishRun, version: int) -> Taken:
         """Events, answers to commands, and what this door does not serve."""
         now_ms = self._clock.now_ms()
-        acks, answers = run.acks(), []
+        answers, denied = [], None
         for index, payload in enumerate(run.payloads()):
             outcome = appliance.dialogue.handle(run.topic, payload, now_ms)
             refused = outcome.refused
@@ -194,12 +190,12 @@ class Reception:
             if refused is not None:
                 self.count_refusal(appliance.key, refused)
                 if refused.reason is Reason.FOREIGN_TOPIC and version < 5:
-                    return Taken(ends=refused)  # 3.1.1 has no other way to say no
+                    return Taken(refused=refused)  # 3.1.1 has no other way to say no
                 if refused.reason in (Reason.FOREIGN_TOPIC, Reason.UNKNOWN_TOPIC) and version == 5:
-                    acks = run.acks(reason_code(refused.reason), 5)
+                    denied = refused
             if outcome.answer is not None and outcome.answer_topic is not None:
                 answers.append((outcome.answer_topic, outcome.answer))
-        return Taken(acks, tuple(answers))
+        return Taken(run.acks(), tuple(answers), denied)
 
     def _event(self, appliance: Appliance, run: PublishRun, payload: bytes, event: EventPost, now_ms: int, packet_id: bytes) -> None:
         level = appliance.model.events[event.identifier].level

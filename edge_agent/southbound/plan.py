@@ -1,8 +1,12 @@
-"""What a register connector is told to do, as plain values: points, and how rows are sampled."""
+"""What connectors and the front door are told to do, as plain values: points, how rows are sampled, how many may come in."""
 
 from dataclasses import dataclass
 
 from protocols.field.modbus import Point
+from protocols.mqtt.lobby import Bounds
+
+FRONT_DOOR_BOUNDS = Bounds(connections=1_000, strangers=500, packet_s=60.0)
+"""Unless the configuration says otherwise: room for every appliance of a site, twice, on a small gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from protocols.errors import Reason, Refused
 from protocols.mqtt.bodies import TO_CLIENT, TO_SERVER
 from protocols.mqtt.encoder import encode
 from protocols.mqtt.fields import Fields, check_topic_name, decode_text, malformed, protocol_error
+from protocols.mqtt.offence import how_it_began
 from protocols.mqtt.packets import (
     MAX_PACKET,
     ConnAck,
@@ -58,13 +59,14 @@ class Decoder:
     `version` is the one spoken (a server learns it from CONNECT), `max_packet` the largest packet taken, in bytes with its header.
     """
 
-    __slots__ = ("_name", "_need", "_tail", "_topic", "max_packet", "refused", "server_side", "version")
+    __slots__ = ("_name", "_need", "_tail", "_topic", "max_packet", "offence", "refused", "server_side", "version")
 
     def __init__(self, version_hint: int = 4, max_packet: int = MAX_PACKET, server_side: bool = True) -> None:
         self.version = version_hint
         self.max_packet = max_packet
         self.server_side = server_side
         self.refused: Refused | None = None
+        self.offence = b""
         self._tail: bytearray | None = None
         self._need = 0
         self._name = b""
@@ -84,7 +86,7 @@ class Decoder:
     def feed(self, data: bytes) -> list[Packet | PublishRun]:
         """The packets that `data` completes; raises `Refused`, after which the stream is lost.
 
-        Packets before a bad one are returned first: then `refused` is set, and the next call raises it.
+        Packets before a bad one are returned first: then `refused` is set, and the next call raises it. `offence` is how the bad one began.
         A CONNECT ends the list, since what follows depends on its answer: `feed(b"")` goes on behind it.
         """
         if self.refused is not None:
@@ -100,6 +102,8 @@ class Decoder:
             at = self._scan(data, packets)
         except Refused as refused:
             self.refused = refused
+            before = sum(packet.count if isinstance(packet, PublishRun) else 1 for packet in packets)
+            self.offence = how_it_began(data, before)
             if not packets:
                 raise
             return packets

@@ -17,6 +17,10 @@ class Limits(msgspec.Struct, frozen=True):
     """Without a CONNECT by then the connection closes."""
     connect_bytes: int = 16 * 1024
     """A larger CONNECT closes: nobody is authenticated yet."""
+    packet_s: float = 120.0
+    """A packet that was begun is complete by then, or the connection closes: the largest one passes at 18 kbit/s."""
+    unread_s: float = 30.0
+    """A client that reads nothing of what waits for it for so long is closed."""
     held_bytes: int = 256 * 1024
     """Bytes kept behind an unanswered CONNECT (one read); more closes."""
     packet_bytes: int = MAX_PACKET
@@ -28,7 +32,7 @@ class Limits(msgspec.Struct, frozen=True):
     queued_bytes: int = 1024 * 1024
     """The same in bytes."""
     output_bytes: int = 1024 * 1024
-    """Output not taken: `deliver` refuses, and the next packet from a client that does not read closes."""
+    """Output not taken: `deliver` refuses (QoS 0 is lost), and the next packet from a client that does not read closes."""
 
 
 class Cause(enum.StrEnum):
@@ -36,7 +40,7 @@ class Cause(enum.StrEnum):
 
     DISCONNECTED = "disconnected"  # the client said so
     LOST = "lost"  # the socket ended
-    KEEPALIVE = "keepalive"
+    KEEPALIVE = "keepalive"  # nothing was heard for too long: `refusal` says for how long
     TAKEOVER = "takeover"
     REFUSED = "refused"  # the client broke a rule: see `refusal`
     CLOSED = "closed"  # we said so: shutdown, a disabled device
@@ -75,6 +79,10 @@ _REASON_CODES = {
     Reason.FOREIGN_TOPIC: ReasonCode.NOT_AUTHORIZED,
     Reason.UNKNOWN_TOPIC: ReasonCode.TOPIC_NAME_INVALID,
     Reason.QUOTA_EXCEEDED: ReasonCode.QUOTA_EXCEEDED,
+    Reason.KEEPALIVE_TIMEOUT: ReasonCode.KEEP_ALIVE_TIMEOUT,
+    Reason.SLOW_WRITER: ReasonCode.QUOTA_EXCEEDED,
+    Reason.SLOW_READER: ReasonCode.QUOTA_EXCEEDED,
+    Reason.TOO_MANY_CONNECTIONS: ReasonCode.QUOTA_EXCEEDED,
     Reason.BAD_CHECKSUM: ReasonCode.PAYLOAD_FORMAT_INVALID,
     Reason.BAD_FRAME: ReasonCode.PAYLOAD_FORMAT_INVALID,
 }

@@ -55,6 +55,8 @@ No session state outlives the connection (par. 3.1.2.4: CONNACK says so), so QoS
 import enum
 from collections.abc import Callable
 
+import msgspec
+
 from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Decoder
 from protocols.mqtt.downlink import Downlink
@@ -69,7 +71,8 @@ from protocols.mqtt.events import (
     connect_code,
     reason_code,
 )
-from protocols.mqtt.fields import protocol_error
+from protocols.mqtt.fields import malformed, protocol_error
+from protocols.mqtt.offence import STRANGERS_SAMPLE, other_protocol, speaks_mqtt_5
 from protocols.mqtt.packets import (
     MQTT_5,
     ConnAck,
@@ -113,25 +116,40 @@ def _allow_all(_filter: str) -> bool:
     return True
 
 
+def _words(text: str) -> Properties:
+    return Properties(reason_string=text[:200])
+
+
+def _name(packet: Packet | PublishRun) -> str:
+    return "PUBLISH" if isinstance(packet, PublishRun) else type(packet).__name__.upper()
+
+
 class ServerSession:
     """One connection. `now` is monotonic seconds; each method that may end or advance the session returns events, in order.
 
-    `refusal` says why the session was refused (for counters), `version` what it speaks, `keepalive_s` what holds (0 = none).
+    `refusal` says why the session was refused (for counters), `offence` how the bytes began that broke a rule (for people; never a
+    secret), `version` what it speaks, `keepalive_s` what holds (0 = none).
     """
 
     __slots__ = (
+        "_begun",
         "_decoder",
+        "_denial",
         "_downlink",
+        "_explains",
         "_heard",
         "_out",
         "_packet_maximum",
         "_state",
+        "_unread",
+        "_unread_since",
         "_unsent",
         "_will",
         "_window",
         "allow_filter",
         "keepalive_s",
         "limits",
+        "offence",
         "refusal",
         "version",
     )
@@ -140,14 +158,20 @@ class ServerSession:
         self.limits = limits
         self.allow_filter = allow_filter
         self.refusal: Refused | None = None
+        self.offence = b""
         self.version = 4
         self.keepalive_s = 0
         self._decoder = Decoder(max_packet=limits.connect_bytes)
         self._state = _State.NEW
         self._heard = now
+        self._begun = 0.0  # since when a packet is incomplete, as far as `tick` has seen; 0.0 = none is
+        self._explains = True
+        self._denial: tuple[ConnAck, str, float] | None = None  # the answer to a CONNECT that is not to be told before then
         self._will: Will | None = None
         self._out: list[bytes] = []
         self._unsent = 0
+        self._unread = 0  # of what was sent, as `tick` last saw it
+        self._unread_since = 0.0
         self._packet_maximum = _UNBOUNDED
         self._downlink: Downlink | None = None  # made when needed: most devices are sent QoS 0 only
         self._window = limits.in_flight
@@ -169,12 +193,16 @@ class ServerSession:
 
     @property
     def deadline(self) -> float | None:
-        """When `tick` will close the session if nothing is heard; None = never."""
+        """When `tick` will close the session if no packet is completed; None = never."""
         if self._state is _State.NEW:
             return self._heard + self.limits.connect_s
-        if self._state is _State.OPEN and self.keepalive_s:
-            return self._heard + 1.5 * self.keepalive_s
-        return None
+        if self._state is not _State.OPEN:
+            return None
+        silent = self._heard + 1.5 * self.keepalive_s if self.keepalive_s else None
+        if not self._begun:
+            return silent
+        late = self._begun + self.limits.packet_s
+        return late if silent is None else min(silent, late)
 
     @property
     def awaiting(self) -> int:
@@ -205,7 +233,7 @@ class ServerSession:
         try:
             packets = self._decoder.feed(data)
         except Refused as refused:
-            self._refuse(refused, events)
+            self._refuse_bytes(refused, events)
             return events
         if packets:
             self._heard = now  # par. 3.1.2.10 counts packets, not bytes: a packet sent drop by drop is no sign of life
@@ -222,15 +250,29 @@ class ServerSession:
             if self._state is _State.CLOSED:
                 return events
         if self._decoder.refused is not None:
-            self._refuse(self._decoder.refused, events)
+            self._refuse_bytes(self._decoder.refused, events)
         elif self._unsent > self.limits.output_bytes:
-            self._refuse(Refused(Reason.QUOTA_EXCEEDED, "the client does not read what it is sent"), events)
+            self._refuse(Refused(Reason.SLOW_READER, f"the client has left {self._unsent} bytes unread and sends more"), events)
         return events
+
+    def _refuse_bytes(self, refused: Refused, events: list[Event]) -> None:
+        """What came is not taken; a client that is not let in yet has proved nothing, so less of it is kept."""
+        offence = self._decoder.offence
+        if self._state is _State.NEW:
+            self.offence = offence[:STRANGERS_SAMPLE]
+            if other := other_protocol(offence):
+                refused = malformed(f"this is {other}, and the port speaks MQTT without TLS: look at the client's address and port")
+            if speaks_mqtt_5(offence) and refused.reason is not Reason.UNSUPPORTED_VERSION:  # par. 4.13.2: CONNACK may say so
+                self.version = MQTT_5
+                self._send_reason(ConnAck(False, reason_code(refused.reason)), str(refused))
+        else:
+            self.offence = offence
+        self._refuse(refused, events)
 
     def _open(self, packet: Packet | PublishRun, events: list[Event]) -> None:
         """The first packet has to be a CONNECT (par. 3.1), and one that can be answered."""
         if not isinstance(packet, Connect):
-            return self._refuse(protocol_error("the first packet is not CONNECT"), events)
+            return self._refuse(protocol_error(f"the first packet is {_name(packet)}, not CONNECT"), events)
         self._state = _State.ASKED
         self.version = packet.version
         self.keepalive_s = packet.keepalive
@@ -239,14 +281,15 @@ class ServerSession:
             properties = packet.properties
             self._packet_maximum = properties.maximum_packet_size or _UNBOUNDED
             self._window = min(self.limits.in_flight, properties.receive_maximum or self.limits.in_flight)
+            self._explains = properties.request_problem_information != 0  # par. 3.1.2.11.7
             if properties.authentication_method is not None:
-                return self.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD)
+                return self.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not spoken here: sign the password")
             if packet.will is not None and packet.will.qos > 1:
-                return self.refuse(ReasonCode.QOS_NOT_SUPPORTED)
+                return self.refuse(ReasonCode.QOS_NOT_SUPPORTED, "QoS 2 is not spoken here: take QoS 1 for the will")
             if packet.will is not None and packet.will.retain:
-                return self.refuse(ReasonCode.RETAIN_NOT_SUPPORTED)
+                return self.refuse(ReasonCode.RETAIN_NOT_SUPPORTED, "retained messages are not kept here: clear the will's retain flag")
         elif not packet.client_id and (packet.version == 3 or not packet.clean_start):
-            return self.refuse(ConnectCode.CLIENT_ID_REJECTED)  # 3.1.1 par. 3.1.3.1
+            return self.refuse(ConnectCode.CLIENT_ID_REJECTED, "an empty client id needs a clean session")  # 3.1.1 par. 3.1.3.1
         return events.append(ConnectRequested(packet))
 
     def _handle(self, packet: Packet | PublishRun, events: list[Event]) -> None:
@@ -298,6 +341,7 @@ class ServerSession:
         if not self._answering():
             return []
         self._state = _State.OPEN
+        self._begun = 0.0
         self._decoder.max_packet = self.limits.packet_bytes
         if allow_filter is not None:
             self.allow_filter = allow_filter
@@ -319,17 +363,25 @@ class ServerSession:
         self._send(encode(ConnAck(session_present, ConnectCode.ACCEPTED, properties), self.version))
         return self._read(b"", self._heard)
 
-    def refuse(self, code: int) -> None:
+    def refuse(self, code: int, text: str = "", not_before: float | None = None) -> None:
         """Answer CONNECT with no: a `ConnectCode` (translated for MQTT 5) or a `ReasonCode`; nothing if it has closed meanwhile.
 
-        RuntimeError if no CONNECT waits, ValueError for a code that refuses nothing.
+        MQTT 5 is told `text` too. With `not_before` it is `tick` that answers then, so that guessing is slow; a session that ends earlier
+        answers as it ends. RuntimeError if no CONNECT waits, ValueError for a code that refuses nothing.
         """
         if not self._answering():
             return
         answer, reason = connect_code(code, self.version)
-        self._send(encode(ConnAck(False, answer), self.version))
         if reason is not None:
-            self.refusal = Refused(reason, f"CONNECT was answered with {answer}")
+            self.refusal = Refused(reason, text or f"CONNECT was answered with {answer}")
+        self._denial = ConnAck(False, answer), text, 0.0 if not_before is None else not_before
+        if not_before is None:
+            self._deny()
+
+    def _deny(self) -> None:
+        assert self._denial is not None
+        answer, text, _ = self._denial
+        self._send_reason(answer, text)
         self._end(Cause.REFUSED, [])
 
     def _answering(self) -> bool:
@@ -341,6 +393,17 @@ class ServerSession:
         """Queue PUBACKs (`run.acks()`); call in the order of the messages (par. 4.6). Dropped if the session has ended."""
         if self._state is _State.OPEN:
             self._queue(acks)
+
+    def refusing(self, run: PublishRun, refused: Refused) -> bytes:
+        """The PUBACKs that refuse a run (MQTT 5 only, par. 3.4), for `acknowledge` in their turn; the first of them says why in words."""
+        code = reason_code(refused.reason)
+        first = run.packet_ids[:2]
+        if not first or not self._explains:
+            return run.acks(code, MQTT_5)
+        ack = encode(PubAck(int.from_bytes(first, "big"), code, _words(str(refused))), MQTT_5)
+        if len(ack) > self._packet_maximum:
+            return run.acks(code, MQTT_5)
+        return ack + (run.part(1, run.count).acks(code, MQTT_5) if run.count > 1 else b"")
 
     def deliver(self, topic: str, payload: bytes, qos: int = 0) -> bool:
         """Send a message to the device, subscribed or not; raises `Refused` for a bad topic.
@@ -375,6 +438,8 @@ class ServerSession:
     def close(self, code: int = ReasonCode.ADMINISTRATIVE_ACTION, cause: Cause = Cause.CLOSED) -> list[Event]:
         """End the session from our side; MQTT 5 is told `code`. Closing twice is harmless."""
         events: list[Event] = []
+        if self._denial is not None and self._state is _State.ASKED:
+            self._deny()
         self._say_goodbye(Disconnect(code))
         self._end(cause, events)
         return events
@@ -385,22 +450,40 @@ class ServerSession:
         self._end(Cause.LOST, events)
         return events
 
-    def tick(self, now: float, paused: bool = False) -> list[Event]:
-        """Time has passed: no CONNECT in time or 1.5 keepalives of silence end the session (par. 3.1.2.10).
+    def tick(self, now: float, paused: bool = False, unread: int = 0) -> list[Event]:
+        """Time has passed: no CONNECT in time, half a packet for too long, a client that does not read, or 1.5 keepalives of silence
+        (par. 3.1.2.10) end the session.
 
-        `paused`: the owner has stopped reading the socket, so silence is not the client's.
+        `paused`: the owner has stopped reading the socket, so silence is not the client's. `unread`: bytes that the socket does not take,
+        while the owner waits for it.
         """
+        if self._denial is not None and self._state is _State.ASKED and now >= self._denial[2]:
+            self._deny()
         if paused:
             self._heard = now
+        if not self._decoder.pending or paused:
+            self._begun = 0.0
+        elif self._begun <= self._heard:
+            self._begun = max(now, self._heard)
         events: list[Event] = []
+        if unread != self._unread or not unread:
+            self._unread, self._unread_since = unread, now
+        elif now - self._unread_since > self.limits.unread_s:
+            why = f"nothing of what was sent was read for {self.limits.unread_s:g} s: the client or its link is too slow"
+            self._refuse(Refused(Reason.SLOW_READER, why), events)
+            return events
         deadline = self.deadline
         if deadline is None or now <= deadline:
             return events
         if self._state is _State.NEW:
-            self._refuse(protocol_error(f"no CONNECT in {self.limits.connect_s:g} s"), events)
+            what = f"{self._decoder.pending} bytes of one" if self._decoder.pending else "not a byte"
+            self._refuse(Refused(Reason.CONNECT_TIMEOUT, f"no CONNECT in {self.limits.connect_s:g} s, {what} came"), events)
+        elif self.keepalive_s and now > self._heard + 1.5 * self.keepalive_s:
+            why = f"no packet for 1.5 times the keepalive of {self.keepalive_s} s: ping in time, or look at the link"
+            self._refuse(Refused(Reason.KEEPALIVE_TIMEOUT, why), events, cause=Cause.KEEPALIVE)
         else:
-            self._say_goodbye(Disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT))
-            self._end(Cause.KEEPALIVE, events)
+            why = f"{self._decoder.pending} bytes of a packet came and not the rest within {self.limits.packet_s:g} s"
+            self._refuse(Refused(Reason.SLOW_WRITER, why), events)
         return events
 
     # what goes out
@@ -426,19 +509,30 @@ class ServerSession:
         self._out.append(packets)
         self._unsent += len(packets)
 
-    def _say_goodbye(self, packet: Disconnect) -> None:
-        if self._state is _State.OPEN and self.version == MQTT_5:
-            self._send(encode(packet, MQTT_5))
+    def _send_reason(self, packet: ConnAck | Disconnect, text: str = "") -> None:
+        """Send an answer with words for MQTT 5, without them where they do not fit (par. 3.2.2.3.9, 3.14.2.2.3)."""
+        if text and self.version == MQTT_5:
+            told = encode(msgspec.structs.replace(packet, properties=_words(text)), MQTT_5)
+            if len(told) <= self._packet_maximum:
+                return self._queue(told)
+        self._send(encode(packet, self.version))
+        return None
 
-    def _refuse(self, refused: Refused, events: list[Event], code: int | None = None) -> None:
+    def _say_goodbye(self, packet: Disconnect, text: str = "") -> None:
+        if self._state is _State.OPEN and self.version == MQTT_5:
+            self._send_reason(packet, text)
+
+    def _refuse(self, refused: Refused, events: list[Event], code: int | None = None, cause: Cause = Cause.REFUSED) -> None:
         if self._state is _State.CLOSED:
-            return
+            return None
+        if self._denial is not None:  # a refusal that waits was first
+            return self._deny()
         self.refusal = refused
         if self._state is _State.NEW and refused.reason is Reason.UNSUPPORTED_VERSION:
             self._send(encode(ConnAck(False, ConnectCode.UNSUPPORTED_VERSION)))  # 3.1.1 par. 3.1.2.2
-        text = Properties(reason_string=str(refused)[:200])
-        self._say_goodbye(Disconnect(reason_code(refused.reason) if code is None else code, text))
-        self._end(Cause.REFUSED, events)
+        self._say_goodbye(Disconnect(reason_code(refused.reason) if code is None else code), str(refused))
+        self._end(cause, events)
+        return None
 
     def _end(self, cause: Cause, events: list[Event], clean: bool = False) -> None:
         if self._state is _State.OPEN:

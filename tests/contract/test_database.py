@@ -30,6 +30,7 @@ from cloud.devices.service import (
     credentials_for,
     device_facts,
     reset_presence,
+    tenants_concerned,
 )
 from cloud.devices.tables import DeviceRow, SiteRow
 from cloud.foundation.db import Database, DatabaseAway, Model
@@ -47,6 +48,7 @@ from cloud.tenancy.service import (
     list_api_keys,
     revoke_api_key,
 )
+from cloud.tenancy.tables import TenantRow
 from protocols.errors import Broken, Reason, Refused
 from tests.contract.databases import postgresql_programs, postgresql_server, sqlite_database
 
@@ -423,3 +425,22 @@ def test_a_command_is_answered_once_and_only_by_whom_it_was_sent_to(database: Da
     ]
     with database.reading(TWO) as work:
         assert find_command(work, ids[0]) is None
+
+
+def test_a_refusal_concerns_the_devices_tenant_else_the_products_else_the_operator(database: Database) -> None:
+    with database.system() as work:
+        create_first_tenant(work)
+        operator = work.session.scalars(select(TenantRow.id).order_by(TenantRow.id)).first()
+        maker, factory = (create_tenant(work, name).tenant_id for name in ("maker of refused", "factory of refused"))
+        work.commit()
+    assert operator is not None
+    with database.unit_of_work(maker) as work:
+        product_key = create_product(work, "Stove", TSL).product_key
+        create_device(work, VAULT, product_key, "d1", "kitchen")
+        work.commit()
+    with database.unit_of_work(factory) as work:
+        create_device(work, VAULT, GATEWAY, "gw-of-refused", "hall")
+        work.commit()
+    claims = [("nothing", "d1"), (product_key, "d1"), (GATEWAY, "gw-of-refused"), (product_key, "unknown"), (GATEWAY, "unknown"), ("", "")]
+    assert tenants_concerned(database, claims) == [operator, maker, factory, maker, operator, operator]
+    assert tenants_concerned(database, []) == []

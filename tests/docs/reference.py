@@ -11,9 +11,8 @@ from cloud.app import build_api
 from cloud.cli import app as hearthline
 from cloud.settings import Settings
 from edge_agent.cli import app as edgectl
-from edge_agent.cli.init import TEMPLATE
+from edge_agent.cli.init import configuration
 from firmware_sim.cli import app as fwsim
-from protocols.thing import library
 
 PAGES = Path(__file__).parent.parent.parent / "docs" / "reference"
 
@@ -73,7 +72,7 @@ def api() -> str:
 
 def edge_configuration() -> str:
     """The commented file that `edgectl init` writes."""
-    text = TEMPLATE.format(name="gw1", host="127.0.0.1", port=1883, example="<product key>", library=", ".join(library.names()))
+    text = configuration("gw1", "127.0.0.1", 1883)
     return (
         "# Edge configuration\n\nOne TOML file. `edgectl init` writes this one; `edgectl config check` names a key that is wrong\n"
         "and says what is allowed there. Made by `python -m tests.docs.reference`.\n\n```toml\n" + text.strip() + "\n```\n"

@@ -6,6 +6,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import uvloop
@@ -14,9 +15,11 @@ from cloud.access.worker import serve
 from cloud.devices.model import Credentials
 from cloud.foundation.bus import Bus
 from cloud.foundation.crashpoint import arm
+from cloud.foundation.health import serve_health
 from cloud.foundation.logs import configure
 from cloud.foundation.metrics import Metrics
 from protocols.alink.credentials import sign
+from protocols.mqtt.lobby import Bounds
 
 PRODUCT_KEY = "made-up"
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -44,6 +47,11 @@ def lookup(keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Credenti
     }
 
 
+def tenants(claims: Sequence[tuple[str, str]]) -> list[int]:
+    """Whoever claims to be of `PRODUCT_KEY` concerns tenant 1, everybody else the operator, tenant 9."""
+    return [1 if product_key == PRODUCT_KEY else 9 for product_key, _ in claims]
+
+
 def clients(count: int) -> list[list[str]]:
     """Rows for the generator's `--clients`."""
     rows = []
@@ -54,7 +62,7 @@ def clients(count: int) -> list[list[str]]:
     return rows
 
 
-async def run(nats_url: str, token: str, port: int, stream_bytes: int) -> None:
+async def run(nats_url: str, token: str, port: int, stream_bytes: int, bounds: Bounds) -> None:
     listener = socket.create_server(("127.0.0.1", port), backlog=4096)
     bus = await Bus.connect(nats_url, token, "access")
 
@@ -62,13 +70,27 @@ async def run(nats_url: str, token: str, port: int, stream_bytes: int) -> None:
         _disabled.add(data.decode())
         return b""
 
+    async def check() -> None:
+        return None
+
     await bus.serve("test.disable", disable)
+    metrics = Metrics()
+    await serve_health(bus, "access", metrics, check)
 
     def ready() -> None:
         print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
 
     try:
-        await serve(listener=listener, bus=bus, credentials=lookup, metrics=Metrics(), stream_bytes=stream_bytes, ready=ready)
+        await serve(
+            listener=listener,
+            bus=bus,
+            credentials=lookup,
+            tenants=tenants,
+            metrics=metrics,
+            stream_bytes=stream_bytes,
+            bounds=bounds,
+            ready=ready,
+        )
     finally:
         await bus.close()
 
@@ -80,11 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--stream-bytes", type=int, default=4 << 30)
     parser.add_argument("--crash-dir", type=Path)
+    for name, value in asdict(Bounds()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args(arguments)
     configure("access")
     arm(options.crash_dir)
+    bounds = Bounds(**{name: getattr(options, name) for name in asdict(Bounds())})
     try:
-        uvloop.run(run(options.nats, options.token, options.port, options.stream_bytes))
+        uvloop.run(run(options.nats, options.token, options.port, options.stream_bytes, bounds))
     except KeyboardInterrupt:
         return 0
     return 0

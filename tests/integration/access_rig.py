@@ -63,19 +63,31 @@ class Nats:
 
         return asyncio.run(run())
 
-    def rows(self) -> list[Row]:
-        """Everything in the uplink stream."""
+    def last_sequence(self) -> int:
+        """Of the uplink stream."""
 
-        async def read(bus: Bus) -> list[Row]:
+        async def ask(bus: Bus) -> int:
+            return (await bus.stream_info(UPLINK_STREAM)).last_seq
+
+        return self.on_bus(ask)
+
+    def messages(self, after: int = 0) -> list[tuple[int, bytes]]:
+        """The messages of the uplink stream behind a sequence."""
+
+        async def read(bus: Bus) -> list[tuple[int, bytes]]:
             info = await bus.stream_info(UPLINK_STREAM)
-            rows: list[Row] = []
-            for seq in range(info.first_seq, info.last_seq + 1):
+            found = []
+            for seq in range(max(info.first_seq, after + 1), info.last_seq + 1):
                 message = await bus.get_message(UPLINK_STREAM, seq)
                 assert message is not None
-                rows += UplinkBatch.from_bytes(message.data)
-            return rows
+                found.append((seq, message.data))
+            return found
 
         return self.on_bus(read)
+
+    def rows(self) -> list[Row]:
+        """Everything in the uplink stream."""
+        return [row for _, data in self.messages() for row in UplinkBatch.from_bytes(data)]
 
     def payloads(self) -> list[bytes]:
         """What devices published, in the stream's order."""
@@ -85,10 +97,13 @@ class Nats:
 class Door:
     """The front door as a process."""
 
-    def __init__(self, nats: Nats, directory: Path, *, stream_bytes: int = 256 << 20) -> None:
+    def __init__(self, nats: Nats, directory: Path, *, stream_bytes: float = 256 << 20, **bounds: float) -> None:
+        self._nats = nats
         self.crash_dir = directory / "crash"
         self.crash_dir.mkdir(exist_ok=True)
-        arguments = ["--nats", nats.url, "--token", TOKEN, "--stream-bytes", str(stream_bytes), "--crash-dir", str(self.crash_dir)]
+        arguments = ["--nats", nats.url, "--token", TOKEN, "--stream-bytes", str(int(stream_bytes)), "--crash-dir", str(self.crash_dir)]
+        for name, value in bounds.items():
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
         with (directory / "door.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.fakes.front_door", *arguments], stdout=subprocess.PIPE, stderr=log, cwd=ROOT
@@ -99,6 +114,16 @@ class Door:
     def arm(self, point: str, passes: int = 0) -> None:
         (self.crash_dir / point).write_text(str(passes))
 
+    def metrics(self) -> dict[str, float]:
+        """What a scrape says: values by name with labels."""
+
+        async def ask(bus: Bus) -> bytes:
+            return await bus.request("metrics.access", b"", timeout_s=5)
+
+        lines = self._nats.on_bus(ask).decode().splitlines()
+        pairs = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in pairs}
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(10)
@@ -107,14 +132,25 @@ class Door:
 class RawClient:
     """A plain socket that speaks MQTT through our codec and says exactly what it saw."""
 
-    def __init__(self, port: int, device_name: str, *, version: int = 4, keepalive: int = 60, base: str | None = None) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+    def __init__(
+        self,
+        port: int,
+        device_name: str,
+        *,
+        version: int = 4,
+        keepalive: int = 60,
+        base: str | None = None,
+        host: str = "127.0.0.1",
+        product_key: str = PRODUCT_KEY,
+        secret: bytes = SECRET,
+    ) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(host, 0))
         self.device_name = device_name
         self.version = version
-        self.topic = f"/sys/{PRODUCT_KEY}/{device_name}/thing/event/property/post"
+        self.topic = f"/sys/{product_key}/{device_name}/thing/event/property/post"
         self._decoder = Decoder(version, server_side=False)
         self._inbox: list[Packet | PublishRun] = []
-        proof = sign(PRODUCT_KEY, device_name, SECRET, base=base)
+        proof = sign(product_key, device_name, secret, base=base)
         self.connect = Connect(proof.client_id, proof.username, proof.password, keepalive=keepalive, version=version)
 
     def open(self) -> "RawClient":

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cloud.access.admission import Admission, Verdict, judge
+from cloud.access.admission import SUSPECTS_TOGETHER, TOGETHER, Admission, Denied, Verdict, judge
 from cloud.devices.model import Credentials
 from protocols.alink.credentials import sign
-from protocols.errors import TryAgain
+from protocols.errors import Reason, TryAgain
 from protocols.mqtt.codec import Connect, ConnectCode
 
 SECRET = b"a-secret"
@@ -30,20 +30,27 @@ REGISTRY = {("pk", "on"): known("on"), ("pk", "off"): known("off", enabled=False
 
 
 @pytest.mark.parametrize(
-    ("asked", "verdict"),
+    ("asked", "code", "reason"),
     [
-        (connect("on"), REGISTRY["pk", "on"]),
-        (connect("on", b"another"), ConnectCode.BAD_CREDENTIALS),
-        (connect("off"), ConnectCode.NOT_AUTHORISED),
-        (connect("off", b"another"), ConnectCode.BAD_CREDENTIALS),  # a stranger learns nothing about the device
-        (connect("absent"), ConnectCode.BAD_CREDENTIALS),
-        (Connect("id"), ConnectCode.BAD_CREDENTIALS),
-        (Connect("id", "on&pk"), ConnectCode.BAD_CREDENTIALS),
-        (Connect("id", "no-separator", b"x"), ConnectCode.BAD_CREDENTIALS),
+        (connect("on", b"another"), ConnectCode.BAD_CREDENTIALS, Reason.BAD_CREDENTIALS),
+        (connect("off"), ConnectCode.NOT_AUTHORISED, Reason.NOT_AUTHORISED),
+        (connect("off", b"another"), ConnectCode.BAD_CREDENTIALS, Reason.BAD_CREDENTIALS),  # a stranger learns nothing about the device
+        (connect("absent"), ConnectCode.BAD_CREDENTIALS, Reason.UNKNOWN_DEVICE),  # nor whether there is one
+        (Connect("id"), ConnectCode.BAD_CREDENTIALS, Reason.BAD_CREDENTIALS),
+        (Connect("id", "on&pk"), ConnectCode.BAD_CREDENTIALS, Reason.BAD_CREDENTIALS),
+        (Connect("id", "no-separator", b"x"), ConnectCode.BAD_CREDENTIALS, Reason.BAD_CREDENTIALS),
     ],
 )
-def test_a_connect_is_judged_by_its_proof(asked: Connect, verdict: Verdict) -> None:
-    assert judge(asked, REGISTRY) == verdict
+def test_a_connect_without_proof_is_denied_for_a_reason(asked: Connect, code: ConnectCode, reason: Reason) -> None:
+    denied = judge(asked, REGISTRY)
+    assert isinstance(denied, Denied)
+    assert (denied.code, denied.reason) == (code, reason)
+    assert denied.detail
+    assert denied.words
+
+
+def test_a_connect_is_let_in_by_its_proof() -> None:
+    assert judge(connect("on"), REGISTRY) == REGISTRY["pk", "on"]
 
 
 class Registry:
@@ -62,7 +69,7 @@ class Registry:
 
 @asynccontextmanager
 async def deciding(registry: Registry, verdicts: dict[int, Verdict]) -> AsyncIterator[Admission[int]]:
-    admission: Admission[int] = Admission(registry, verdicts.__setitem__)
+    admission: Admission[int] = Admission(registry, lambda asker, _connect, verdict: verdicts.__setitem__(asker, verdict))
     task = asyncio.create_task(admission.run())
     yield admission
     task.cancel()
@@ -95,7 +102,22 @@ async def test_a_busy_registry_answers_unavailable_and_admission_goes_on() -> No
         registry.away = False
         admission.ask(2, connect("on"))
         await until_decided(verdicts, 2)
-    assert verdicts == {1: ConnectCode.UNAVAILABLE, 2: REGISTRY["pk", "on"]}
+    assert verdicts == {1: Denied(ConnectCode.UNAVAILABLE), 2: REGISTRY["pk", "on"]}
+
+
+async def test_suspects_wait_for_the_others_and_not_for_ever() -> None:
+    registry, verdicts = Registry(), dict[int, Verdict]()
+    async with deciding(registry, verdicts) as admission:
+        for n in range(1000):
+            admission.ask(n, connect("on", b"guess"), suspect=True)
+        for n in range(1000, 2000):
+            admission.ask(n, connect("on"))
+        await until_decided(verdicts, 2000)
+    order = list(verdicts)
+    first = order[:TOGETHER]
+    assert sum(n >= 1000 for n in first) == TOGETHER - SUSPECTS_TOGETHER
+    for line in (range(1000), range(1000, 2000)):
+        assert [n for n in order if n in line] == list(line)
 
 
 async def test_connects_that_name_nobody_cost_no_query() -> None:
@@ -103,5 +125,7 @@ async def test_connects_that_name_nobody_cost_no_query() -> None:
     async with deciding(registry, verdicts) as admission:
         admission.ask(1, Connect("anonymous"))
         await until_decided(verdicts, 1)
-    assert verdicts == {1: ConnectCode.BAD_CREDENTIALS}
+    denied = verdicts[1]
+    assert isinstance(denied, Denied)
+    assert denied.code is ConnectCode.BAD_CREDENTIALS
     assert registry.queries == []

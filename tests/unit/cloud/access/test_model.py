@@ -9,6 +9,7 @@ from cloud.access.model import (
     Downlink,
     Kind,
     PresenceNote,
+    RefusalNote,
     SessionRow,
     UplinkBatch,
     decode_downlinks,
@@ -16,7 +17,7 @@ from cloud.access.model import (
     encode_downlinks,
     session_key,
 )
-from protocols.errors import Refused
+from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Decoder, PublishRun, encode_publish
 from tests.fuzzing import fuzz
 
@@ -50,13 +51,41 @@ def test_packets_are_stored_as_they_came_and_payloads_found_in_them(
     (run,) = Decoder(4).feed(data)
     assert isinstance(run, PublishRun)
     writer = BatchWriter()
-    writer.add_presence(Kind.OPENED, session_key(session), 5, PresenceNote("127.0.0.1:9", ""))
+    writer.add_note(Kind.OPENED, session_key(session), 5, PresenceNote("127.0.0.1:9", ""))
     writer.add_run(session_key(session), run.topic, 7, run.data, run.first, run.stride, run.size, run.count)
-    writer.add_presence(Kind.CLOSED, session_key(session), 9, PresenceNote("127.0.0.1:9", "keepalive"))
+    writer.add_note(Kind.CLOSED, session_key(session), 9, PresenceNote("127.0.0.1:9", "keepalive"))
     opened, uplink, closed = UplinkBatch.from_bytes(writer.to_bytes())
     assert (opened.kind, opened.session, opened.received_ms) == (Kind.OPENED, session, 5)
     assert (uplink.kind, uplink.topic, uplink.received_ms, uplink.payloads()) == (Kind.PUBLISH, topic, 7, payloads)
     assert (closed.kind, closed.note()) == (Kind.CLOSED, PresenceNote("127.0.0.1:9", "keepalive"))
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+refusals = st.builds(
+    RefusalNote,
+    st.sampled_from(Reason),
+    *[texts] * 7,
+    st.integers(1, 2**40),
+    st.integers(0, 2**42),
+    st.integers(0, 2**42),
+    st.binary(max_size=1024),
+)
+
+
+@given(st.lists(st.tuples(sessions, refusals), min_size=1, max_size=5), published)
+def test_what_was_refused_reads_back_in_its_place(
+    refused: list[tuple[SessionRow, RefusalNote]], rows: list[tuple[SessionRow, str, int, list[bytes]]]
+) -> None:
+    writer = BatchWriter()
+    for session, note in refused:
+        writer.add_note(Kind.REFUSED, session_key(session), 7, note)
+        for owner, topic, at, payloads in rows:
+            for payload in payloads:
+                writer.add_run(session_key(owner), topic, at, payload, 0, len(payload), len(payload), 1)
+    batch = UplinkBatch.from_bytes(writer.to_bytes())
+    read = [(row.session, row.refusal()) for row in batch if row.kind is Kind.REFUSED]
+    assert read == refused
+    assert batch.messages == len(refused) * sum(len(payloads) for _, _, _, payloads in rows)
 
 
 @given(published, st.data())
@@ -80,6 +109,8 @@ def _read(data: bytes) -> None:
         for row in UplinkBatch.from_bytes(data):
             if row.kind is Kind.PUBLISH:
                 assert all(len(payload) == row.size for payload in row.payloads())
+            elif row.kind is Kind.REFUSED:
+                row.refusal()
             else:
                 row.note()
     except Refused:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cloud.access.admission import Denied
 from cloud.access.door import FrontDoor
 from cloud.access.group import GroupCommit
 from cloud.access.model import Downlink, Kind, UplinkBatch
@@ -13,6 +14,7 @@ from cloud.access.server import IN_FLIGHT_BYTES, IN_FLIGHT_MESSAGES, Connection
 from cloud.access.worker import DoorMetrics
 from cloud.devices.model import Credentials
 from cloud.foundation.metrics import Metrics
+from protocols.errors import Reason
 from protocols.mqtt.codec import (
     ConnAck,
     Connect,
@@ -28,8 +30,11 @@ from protocols.mqtt.codec import (
     encode,
     encode_publish,
 )
+from protocols.mqtt.lobby import Bounds
 from tests.unit.cloud.access.test_group import FakeStream, until
 
+CONNECT = Connect("id", "u&pk", b"p")
+WRONG = Denied(ConnectCode.BAD_CREDENTIALS, Reason.BAD_CREDENTIALS, "wrong secret")
 POST = "/sys/pk/dn/thing/event/property/post"
 
 
@@ -41,6 +46,7 @@ class Transport(asyncio.Transport):
         self.sent = bytearray()
         self.reading = True
         self.closed = False
+        self.unsent = 0
 
     def write(self, data: Any) -> None:
         self.sent += data
@@ -60,16 +66,20 @@ class Transport(asyncio.Transport):
     def abort(self) -> None:
         self.closed = True
 
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
 
 @dataclass
 class Rig:
+    bounds: Bounds = field(default_factory=Bounds)
     stream: FakeStream = field(default_factory=FakeStream)
     asked: list[Connect] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.commit = GroupCommit(self.stream, last_sequence=0, instance="me")
-        self.door = FrontDoor(self.commit)
-        self.door.ask = lambda _connection, connect: self.asked.append(connect)
+        self.door = FrontDoor(self.commit, self.bounds)
+        self.door.ask = lambda _connection, connect, _suspect: self.asked.append(connect)
         self.task = asyncio.create_task(self.commit.run())
 
     def connection(self) -> tuple[Connection, Transport]:
@@ -80,7 +90,7 @@ class Rig:
     def open(self, name: str = "dn", *, version: int = 4, will: Will | None = None, behind: bytes = b"") -> tuple[Connection, Transport]:
         connection, transport = self.connection()
         connection.data_received(encode(Connect("id", "u", b"p", will=will, version=version), version) + behind)
-        self.door.decided(connection, credentials(name))
+        self.door.decided(connection, CONNECT, credentials(name))
         return connection, transport
 
     def rows(self) -> list[tuple[Kind, str, list[bytes]]]:
@@ -113,24 +123,24 @@ async def test_a_connection_waits_for_admission_unread(rig: Rig) -> None:
     connection, transport = rig.connection()
     connection.data_received(encode(Connect("id", "u", b"p")))
     assert (len(rig.asked), transport.reading, bytes(transport.sent)) == (1, False, b"")
-    rig.door.decided(connection, credentials())
+    rig.door.decided(connection, CONNECT, credentials())
     assert (transport.reading, read(transport)) == (True, [ConnAck()])
 
 
 async def test_a_refused_connection_is_closed_and_counted(rig: Rig) -> None:
     connection, transport = rig.connection()
     connection.data_received(encode(Connect("id", "u", b"p")))
-    rig.door.decided(connection, ConnectCode.BAD_CREDENTIALS)
+    rig.door.decided(connection, CONNECT, WRONG)
     assert read(transport) == [ConnAck(reason=4)]
     assert transport.closed
-    assert rig.door.refused == {"bad_credentials": 1}
+    assert rig.door.refusals.totals == {"bad_credentials": 1}
 
 
 async def test_a_verdict_for_a_connection_that_went_away_changes_nothing(rig: Rig) -> None:
     connection, _ = rig.connection()
     connection.data_received(encode(Connect("id", "u", b"p")))
     connection.connection_lost(None)
-    rig.door.decided(connection, credentials())
+    rig.door.decided(connection, CONNECT, credentials())
     assert rig.door.sessions == {}
     assert rig.door.connections == set()
 
@@ -188,7 +198,7 @@ async def test_a_foreign_will_is_dropped_and_counted(rig: Rig) -> None:
     connection, _ = rig.open(will=Will("/pk/other/user/gone", b"bye"))
     connection.connection_lost(None)
     await until(lambda: len(rig.rows()) == 2)
-    assert rig.door.refused == {"foreign_topic": 1}
+    assert rig.door.refusals.totals == {"foreign_topic": 1}
 
 
 async def test_a_farewell_drops_the_will(rig: Rig) -> None:
@@ -207,7 +217,7 @@ async def test_nothing_behind_a_refused_publish_of_an_old_client_is_taken_but_it
     await until(lambda: len(rig.rows()) == 4)
     published = (Kind.PUBLISH, "dn")
     assert rig.rows()[1:] == [(*published, [b"first"]), (*published, [b"bye"]), (Kind.CLOSED, "dn", [b"refused"])]
-    assert rig.door.refused == {"foreign_topic": 1}
+    assert rig.door.refusals.totals == {"foreign_topic": 1}
 
 
 async def test_the_door_counts_what_it_does(rig: Rig) -> None:
@@ -262,7 +272,7 @@ async def test_who_never_says_connect_is_closed(rig: Rig) -> None:
     connection, transport = rig.connection()
     connection.tick(1e9)
     assert transport.closed
-    assert rig.door.refused == {"protocol_error": 1}
+    assert rig.door.refusals.totals == {"connect_timeout": 1}
     connection.connection_lost(None)
     assert rig.door.connections == set()
 

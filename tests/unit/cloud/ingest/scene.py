@@ -85,7 +85,7 @@ def batch(*payloads: bytes, session: SessionRow = STOVE, topic: str = POST, rece
 
 def presence(kind: Kind, session: SessionRow, time_ms: int) -> bytes:
     writer = BatchWriter()
-    writer.add_presence(kind, session_key(session), time_ms, PresenceNote("127.0.0.1", ""))
+    writer.add_note(kind, session_key(session), time_ms, PresenceNote("127.0.0.1", ""))
     return writer.to_bytes()
 
 

@@ -1,7 +1,7 @@
 """What a device and the owner of a session may rely on."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -158,6 +158,91 @@ def test_a_second_connect_closes(version: int) -> None:
     assert session.receive(encode_publish("t", b"x", version=version) + again, 1.0)[1:] == [Disconnected(WILL, False, Cause.REFUSED)]
     assert codes(sent(session)) == ([ReasonCode.PROTOCOL_ERROR] if version == 5 else [])
     assert session.should_close
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "reason"),
+    [
+        ("10 10 0004 4d515454 05 03 003c 00 0003 616263", ReasonCode.MALFORMED_PACKET, Reason.MALFORMED_PACKET),  # reserved flag
+        ("10 11 0004 4d515454 05 02 003c 00 0003 616200 00", ReasonCode.MALFORMED_PACKET, Reason.MALFORMED_PACKET),  # NUL, bytes behind
+        ("10 ffff03 0004 4d515454 05 02 003c 00 0003 616263", ReasonCode.PACKET_TOO_LARGE, Reason.PACKET_TOO_LARGE),
+    ],
+)
+def test_a_bad_connect_of_an_mqtt_5_client_is_answered_with_why(data: str, code: int, reason: Reason) -> None:
+    session = ServerSession()
+    assert session.receive(bytes.fromhex(data), 1.0) == []
+    (answer,) = decode(session.take_output(), 5, server_side=False)
+    assert isinstance(answer, ConnAck)
+    assert session.refusal is not None
+    assert (answer.reason, session.refusal.reason, session.should_close) == (code, reason, True)
+    assert answer.properties.reason_string == str(session.refusal)
+
+
+def test_a_refused_connect_of_an_mqtt_5_client_says_what_to_do_unless_it_takes_no_words() -> None:
+    for size, words in ((None, "check the secret"), (20, None)):
+        session = ServerSession()
+        session.receive(encode(Connect("a", version=5, properties=Properties(maximum_packet_size=size)), 5), 1.0)
+        session.refuse(ConnectCode.BAD_CREDENTIALS, "check the secret")
+        (answer,) = sent(session)
+        assert isinstance(answer, ConnAck)
+        assert (answer.reason, answer.properties.reason_string) == (0x86, words)
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_refusal_can_wait_for_its_time_and_is_told_when_the_session_ends_before(version: int) -> None:
+    endings: list[tuple[Callable[[ServerSession], object], bool]] = [
+        (lambda session: session.tick(20.0), True),
+        (lambda session: session.fail(Refused(Reason.TOO_MANY_CONNECTIONS, "no room")), True),
+        (lambda session: session.close(ReasonCode.SERVER_SHUTTING_DOWN), True),
+        (lambda session: session.connection_lost(), False),
+    ]
+    for end, told in endings:
+        session = ServerSession()
+        session.receive(encode(connect(version)), 1.0)
+        session.refuse(ConnectCode.BAD_CREDENTIALS, "no", not_before=20.0)
+        assert session.tick(19.9) == []
+        assert (session.holding, session.take_output()) == (True, b"")
+        end(session)
+        assert codes(sent(session)) == ([0x86 if version == 5 else 4] if told else [])
+        assert session.should_close
+        assert session.refusal is not None
+        assert session.refusal.reason is Reason.BAD_CREDENTIALS
+
+
+@pytest.mark.parametrize(
+    ("data", "spoken"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: gateway\r\nAuthorization: Basic c2VjcmV0\r\n\r\n" + bytes(100), "HTTP"),
+        (bytes.fromhex("16 03 01 02 00 01 00 01 fc 03 03") + bytes(600), "TLS"),
+        (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n" + bytes(100), "SSH"),
+    ],
+)
+def test_what_is_no_mqtt_at_all_is_named_and_little_of_it_is_kept(data: bytes, spoken: str) -> None:
+    session = ServerSession()
+    assert session.receive(data, 1.0) == []
+    assert (session.should_close, session.take_output()) == (True, b"")
+    assert session.refusal is not None
+    assert session.refusal.reason is Reason.MALFORMED_PACKET
+    assert spoken in str(session.refusal)
+    assert 5 <= len(session.offence) <= 16
+    assert data.startswith(session.offence)
+
+
+def test_a_refused_run_says_why_in_its_first_puback_only_and_only_to_who_wants_words() -> None:
+    refused = Refused(Reason.FOREIGN_TOPIC, "not yours: publish below your own name")
+    data = b"".join(encode_publish("t", b"x", 1, at, version=5) for at in (7, 8, 9))
+    for properties, words in (
+        (Properties(), str(refused)),
+        (Properties(request_problem_information=0), None),
+        (Properties(maximum_packet_size=30), None),
+    ):
+        session = opened(5, properties=properties)
+        (run,) = runs(session.receive(data, 1.0))
+        acks = [ack for ack in decode(session.refusing(run, refused), 5) if isinstance(ack, PubAck)]
+        assert [(ack.packet_id, ack.reason) for ack in acks] == [(7, 0x87), (8, 0x87), (9, 0x87)]
+        assert [ack.properties.reason_string for ack in acks] == [words, None, None]
+    (run,) = runs(opened(5).receive(encode_publish("t", b"x", version=5), 1.0))
+    assert opened(5).refusing(run, refused) == b""
 
 
 def test_an_unknown_level_is_answered_with_1() -> None:
@@ -363,7 +448,8 @@ def test_silence_of_one_and_a_half_keepalives_closes(version: int) -> None:
     assert session.tick(30.1) == [Disconnected(WILL, False, Cause.KEEPALIVE)]
     assert codes(sent(session)) == ([ReasonCode.KEEP_ALIVE_TIMEOUT] if version == 5 else [])
     assert session.tick(99.0) == []
-    assert session.refusal is None
+    assert session.refusal is not None
+    assert session.refusal.reason is Reason.KEEPALIVE_TIMEOUT
 
 
 def test_keepalive_0_never_closes() -> None:
@@ -393,6 +479,39 @@ def test_without_a_connect_the_connection_closes() -> None:
     assert session.tick(110.1) == []
     assert session.should_close
     assert session.refusal is not None
+    assert session.refusal.reason is Reason.CONNECT_TIMEOUT
+
+
+@pytest.mark.parametrize(("version", "keepalive"), [(4, 0), (5, 600)])
+def test_half_a_packet_and_no_more_closes(version: int, keepalive: int) -> None:
+    session = opened(version, WILL, Limits(packet_s=20.0), keepalive=keepalive)
+    packet = encode_publish("t", b"x" * 50, 1, 1, version=version)
+    session.receive(packet[:20], 30.0)
+    assert session.tick(31.0) == []
+    session.receive(packet[20:40], 50.0)  # byte by byte is no progress
+    assert session.tick(51.0) == []
+    assert session.tick(51.1) == [Disconnected(WILL, False, Cause.REFUSED)]
+    assert session.refusal is not None
+    assert session.refusal.reason is Reason.SLOW_WRITER
+
+
+def test_a_packet_may_take_its_time_and_so_may_the_next() -> None:
+    session = opened(limits=Limits(packet_s=20.0), keepalive=0)
+    packet = encode_publish("t", b"x" * 50, 1, 1)
+    for at in range(0, 400, 19):
+        session.receive(packet[:20], float(at))
+        assert session.tick(at + 1.0) == []
+        assert session.tick(at + 18.0) == []
+        assert len(session.receive(packet[20:], at + 18.5)) == 1
+
+
+def test_half_a_packet_while_the_owner_does_not_read_is_not_the_clients_fault() -> None:
+    session = opened(limits=Limits(packet_s=20.0), keepalive=0)
+    session.receive(encode_publish("t", b"x" * 50, 1, 1)[:20], 1.0)
+    for now in range(2, 100):
+        assert session.tick(float(now), paused=True) == []
+    assert session.tick(100.0) == []
+    assert session.tick(121.0) == [Disconnected(None, False, Cause.REFUSED)]
 
 
 def test_an_unanswered_connect_is_the_owners_matter() -> None:
@@ -500,7 +619,7 @@ def test_what_the_client_does_not_read_is_bounded() -> None:
     assert taken == 10
     assert session.receive(encode(PingReq()), 1.0) == [Disconnected(WILL, False, Cause.REFUSED)]
     assert session.refusal is not None
-    assert session.refusal.reason is Reason.QUOTA_EXCEEDED
+    assert session.refusal.reason is Reason.SLOW_READER
 
 
 def test_a_packet_larger_than_the_client_takes_is_not_sent() -> None:
