@@ -59,6 +59,8 @@ class Reason(enum.StrEnum):
     BAD_CONFIGURATION = "bad_configuration"
     BAD_MODEL = "bad_model"
     BAD_TRAINING_DATA = "bad_training_data"
+    # ourselves
+    UNEXPECTED_ERROR = "unexpected_error"
 
 
 class Refused(PlatformError):

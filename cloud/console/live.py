@@ -16,10 +16,10 @@ from cloud.foundation.bus import Bus
 from cloud.foundation.clock import now_ms
 from cloud.foundation.db import Database
 from cloud.foundation.health import ASK_S, Check, run_checks
-from cloud.ingest.service import count_quarantine, newest_quarantine
+from cloud.ingest.quarantine import count_held, newest_entries
 from cloud.products.service import find_product, product_names
 from cloud.telemetry.service import History, Property
-from cloud.tenancy.service import first_tenant
+from cloud.tenancy.service import operators_tenant
 from protocols.errors import TryAgain
 from protocols.thing.model import ThingModel
 
@@ -112,20 +112,22 @@ class Live:
         async def ask() -> Overview:
             platform = await self.platform()
             if self._operator is None:
-                self._operator = await asyncio.to_thread(first_tenant, self._database)
+                self._operator = await asyncio.to_thread(self._find_operator)
             if tenant_id != self._operator:
                 platform = Platform(platform.faults)
             return Overview(platform, *await asyncio.to_thread(self._counts, tenant_id))
 
         return await self._fresh(("overview", tenant_id), FRESH_S, ask)
 
+    def _find_operator(self) -> int:
+        with self._database.system_reading() as work:
+            return operators_tenant(work)
+
     def _counts(self, tenant_id: int) -> tuple[int, int, int, Sequence[Refusal]]:
         with self._database.reading(tenant_id) as work:
             devices, online = count_online(work)
-            held = sum(count_quarantine(work).values())
-            refusals = [
-                Refusal(row.id, row.device_name, row.reason, row.detail, row.received_ms) for row in newest_quarantine(work, NEWEST)
-            ]
+            held = sum(count_held(work).values())
+            refusals = [Refusal(row.id, row.device_name, row.reason, row.detail, row.received_ms) for row in newest_entries(work, NEWEST)]
         return devices, online if self._lease.lease_held() else 0, held, refusals
 
     async def platform(self) -> Platform:

@@ -28,12 +28,6 @@ def key_holder(database: Database, prefix: str) -> Principal | None:
     return None if row is None or row.revoked_ms is not None else Principal(row.tenant_id, row.name)
 
 
-def first_tenant(database: Database) -> int | None:
-    """The operator's tenant: the one that was made first."""
-    with database.system_reading() as work:
-        return work.session.scalar(select(func.min(TenantRow.id)))
-
-
 def create_tenant(work: UnitOfWork, name: str) -> Tenant:
     """In a unit of work of the whole system. Raises Refused when the name is taken or not 1 to 64 characters."""
     if not 1 <= len(name) <= 64:

@@ -37,7 +37,7 @@ from cloud.foundation.db import Database, DatabaseAway, Model
 from cloud.foundation.problems import Problem
 from cloud.foundation.schema import upgrade
 from cloud.foundation.vault import Vault
-from cloud.ingest.service import newest_quarantine
+from cloud.ingest.quarantine import Wanted, count_held, list_entries, newest_entries
 from cloud.products.model import GATEWAY
 from cloud.products.service import create_product, find_product, list_products, product_names, thing_models
 from cloud.tenancy.service import (
@@ -143,7 +143,7 @@ def test_a_tenant_sees_and_changes_only_its_own_rows(database: Database) -> None
         assert search_devices(work, "", 0, 10, lease_held=True) == ([], 0)
         assert count_online(work) == (0, 0)
         assert product_names(work, {product_key}) == {}
-        assert newest_quarantine(work, 10) == []
+        assert (newest_entries(work, 10), list_entries(work, Wanted(), 0, 10), count_held(work)) == ([], [], {})
         assert work.session.get(DeviceRow, device_id) is None
         assert not set_enabled(work, product_key, "d1", False)
         assert work.session.scalar(select(func.count()).select_from(SiteRow)) == 0
