@@ -34,8 +34,10 @@ ADVICE: Final[dict[Reason, Advice]] = {
     Reason.PROTOCOL_ERROR: Advice(
         DOOR,
         ("The packet is well-formed and not allowed at this point.", "报文格式正确，但此时不允许发送。"),
-        ("The client breaks the MQTT rules: a second CONNECT, or something before the first. Update its MQTT library.",
-         "客户端违反 MQTT 规则（例如重复 CONNECT 或未连接先发送）。请更新其 MQTT 库。"),
+        (
+            "The client breaks the MQTT rules: a second CONNECT, or something before the first. Update its MQTT library.",
+            "客户端违反 MQTT 规则（例如重复 CONNECT 或未连接先发送）。请更新其 MQTT 库。",
+        ),
     ),
     Reason.UNSUPPORTED_VERSION: Advice(
         DOOR,
@@ -114,7 +116,10 @@ ADVICE: Final[dict[Reason, Advice]] = {
     Reason.BAD_ENVELOPE: Advice(
         PAYLOAD,
         ("The JSON is no Alink message.", "JSON 不符合 Alink 消息格式。"),
-        ("It needs `id` and `params` of the right kind; compare it with the protocol.", "消息需要正确的 `id` 与 `params`，请对照协议检查。"),
+        (
+            "It needs `id` and `params` of the right kind; compare it with the protocol.",
+            "消息需要正确的 `id` 与 `params`，请对照协议检查。",
+        ),
     ),
     Reason.BAD_THING_MODEL: Advice(
         API,
@@ -164,7 +169,10 @@ ADVICE: Final[dict[Reason, Advice]] = {
     Reason.BAD_FRAME: Advice(
         FRAME,
         ("A gateway's frame does not decode.", "网关数据帧无法解码。"),
-        ("It counts as received and leaves a gap. Update the gateway; look at its disk if it recurs.", "该帧视为已接收并记录缺口。请升级网关；若反复出现请检查磁盘。"),
+        (
+            "It counts as received and leaves a gap. Update the gateway; look at its disk if it recurs.",
+            "该帧视为已接收并记录缺口。请升级网关；若反复出现请检查磁盘。",
+        ),
     ),
     Reason.BAD_CHECKSUM: Advice(
         FRAME,
@@ -197,7 +205,10 @@ ADVICE: Final[dict[Reason, Advice]] = {
     Reason.BAD_CONFIGURATION: Advice(
         FILE,
         ("A setting is missing or wrong.", "配置缺失或有误。"),
-        ("Correct the key that the message names; `edgectl config check` tries it.", "请修正错误信息指出的键；可用 `edgectl config check` 检查。"),
+        (
+            "Correct the key that the message names; `edgectl config check` tries it.",
+            "请修正错误信息指出的键；可用 `edgectl config check` 检查。",
+        ),
     ),
     Reason.BAD_MODEL: Advice(
         FILE,
@@ -214,4 +225,4 @@ ADVICE: Final[dict[Reason, Advice]] = {
         ("The platform tripped over this message: a fault of ours.", "平台处理该消息时出错，这是平台的缺陷。"),
         ("Report it with the detail; after an update, replay it.", "请连同详情一起报告；升级后重放。"),
     ),
-}  # fmt: skip
+}

@@ -60,9 +60,8 @@ def open_message(sequence: int, payload: bytes) -> Opened:
         if any(lanes):
             for place, (kind, session, topic, offset, stride, size, count, _, _) in enumerate(batch.rows):
                 if kind in (_PUBLISH, _REPLAYED) and lanes[topic]:
-                    frames = opened.frames[place] = [
-                        open_frame(batch.blob[at : at + size]) for at in range(offset, offset + count * stride, stride or 1)
-                    ]
+                    starts = (offset,) if count == 1 else range(offset, offset + count * stride, stride)
+                    frames = opened.frames[place] = [open_frame(batch.blob[at : at + size]) for at in starts]
                     opened.devices.add((batch.sessions[session].product_key, batch.sessions[session].device_name))
                     opened.devices.update(*(devices_of(frame) for frame in frames))
             opened.products |= {product_key for product_key, _ in opened.devices}

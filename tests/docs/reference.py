@@ -13,6 +13,7 @@ from cloud.settings import Settings
 from edge_agent.cli import app as edgectl
 from edge_agent.cli.init import configuration
 from firmware_sim.cli import app as fwsim
+from tests.docs import refusals
 
 PAGES = Path(__file__).parent.parent.parent / "docs" / "reference"
 

@@ -1,4 +1,4 @@
-"""docs/reference/refusals.md, made from the enum of reasons: what each means, what to do, how it is answered, and the test that provokes it."""
+"""docs/reference/refusals.md, made from the enum: what a reason means, what to do, how it is answered, the test that provokes it."""
 
 import ast
 from collections.abc import Iterable
@@ -49,12 +49,12 @@ def page() -> str:
     parts = [
         "# Refusals\n\n",
         "Every way in which Hearthline refuses something. A reason is a stable word: the label of the counters\n",
-        "`hearthline_access_refused_total` (front door) and `hearthline_ingest_quarantined_total` (payloads and frames), the `reason` of a\n",
-        "quarantine entry, and the end of the `type` of an API problem. `hearthline quarantine show` prints the same advice in English and\n",
-        "Chinese. A refusal delays nobody else: the tests named here send something good beside or behind it. Made by\n",
-        "`python -m tests.docs.reference`.\n\n",
-        "MQTT 3.1.1 has a code only in CONNACK; elsewhere its connection is closed. What is refused in a payload was acknowledged before,\n",
-        "since it is on disk: an Alink message is answered with a code in its reply, and the good values of the same message are kept.\n",
+        "`hearthline_access_refused_total` (front door) and `hearthline_ingest_quarantined_total` (payloads, frames), the `reason`\n",
+        "of a quarantine entry, and the end of the `type` of an API problem. `hearthline quarantine show` prints the same advice in\n",
+        "English and Chinese. A refusal delays nobody else: the tests named here send something good beside or behind it.\n",
+        "Made by `python -m tests.docs.reference`.\n\n",
+        "MQTT 3.1.1 has a code only in CONNACK; elsewhere its connection is closed. What is refused in a payload was acknowledged\n",
+        "before, since it is on disk: the Alink reply carries a code, and the good values of the same message are kept.\n",
     ]
     for where in (DOOR, PAYLOAD, FRAME, "field bus", FILE, API):
         reasons = [reason for reason in Reason if ADVICE[reason].where == where]
@@ -67,8 +67,7 @@ def page() -> str:
                 f"| `{reason}` | {advice.meaning[0]} | {advice.next_step[0]} | {old} | {new} | {_alink(reason)} | {_api(reason)} |\n"
             )
     parts.append("\n## The tests\n\n| reason | provoked by |\n|---|---|\n")
-    for reason in Reason:
-        parts.append(f"| `{reason}` | {'<br>'.join(f'`{test}`' for test in tests.get(reason.name, []))} |\n")
+    parts += [f"| `{reason}` | {'<br>'.join(f'`{test}`' for test in tests.get(reason.name, []))} |\n" for reason in Reason]
     return "".join(parts)
 
 

@@ -274,6 +274,7 @@ async def test_a_set_goes_down_to_the_device_and_its_answer_comes_back() -> None
     assert [(device, reply.id, reply.code) for device, reply in rig.answers] == [(HOOD, "77", 200)]
 
 
+@pytest.mark.refusal(Reason.QUOTA_EXCEEDED)
 async def test_a_device_that_takes_nothing_any_more_is_refused_a_command() -> None:
     rig = Rig()
     rig.attach()

@@ -81,6 +81,7 @@ def test_a_whole_file_becomes_typed_settings(tmp_path: Path) -> None:
         ("[uplink]", "[uplink", "edge.toml", "not TOML"),
     ],
 )
+@pytest.mark.refusal(Reason.BAD_CONFIGURATION)
 def test_a_mistake_is_answered_with_its_key_and_what_is_allowed(tmp_path: Path, old: str, new: str, key: str, says: str) -> None:
     assert old in TEXT
     with pytest.raises(Refused) as caught:

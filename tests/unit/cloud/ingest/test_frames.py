@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud.access.model import BatchWriter, session_key
 from cloud.devices.model import CommandReply, PresenceChange
 from cloud.ingest.evaluation import Evaluator
 from cloud.ingest.model import Effects, Mark
@@ -14,7 +15,7 @@ from protocols.edgelink.lanes import Gap as EdgeGap
 from protocols.edgelink.lanes import GapReason, Lane
 from protocols.edgelink.messages import Committed, Exchange, ExchangeReply, LaneSpan, decode_message, encode_message
 from protocols.edgelink.records import EventRecord, GapRecord, PresenceRecord, ReplyRecord
-from tests.unit.cloud.ingest.scene import BUFFER, GATEWAY, LIVE_KEY, NOW, batch, columns, evaluate, evaluator, frame, rows, up
+from tests.unit.cloud.ingest.scene import BUFFER, GATEWAY, LIVE, LIVE_KEY, NOW, batch, columns, evaluate, evaluator, frame, rows, up
 
 
 def committed(effects: Effects) -> list[tuple[str, dict[Lane, int]]]:
@@ -224,3 +225,36 @@ def test_a_dictionary_seen_before_means_the_same_until_the_registry_changes() ->
     on.forget()
     after = evaluate(on, up(frame(3)))
     assert [e.append.numbers.series.tolist() for e in (first, again, after)] == [[1], [1], [1]]
+
+
+def test_values_of_a_frame_that_the_thing_model_refuses_are_left_out_and_named() -> None:
+    readings = columns(
+        ("s1", "power", NOW, 1.0), ("s1", "power", NOW + 1, 9_000.5), ("s1", "level", NOW, 3.0), ("s1", "level", NOW + 1, 2.5),
+        ("s1", "level", NOW + 2, 10.0),
+    )  # fmt: skip
+    effects = evaluate(evaluator(), up(frame(1, readings)))
+    assert sorted(rows(effects)) == [("s1", "level", NOW, 3.0), ("s1", "power", NOW, 1.0)]
+    assert sorted(reasons(effects)) == ["out_of_range", "out_of_range", "wrong_type"]
+    refused = [(gap.identifier, gap.from_ms, gap.to_ms, gap.count) for gap in effects.append.gaps if gap.reason == GapReason.REFUSED_VALUE]
+    assert refused == [("power", NOW, NOW + 2, 1), ("level", NOW, NOW + 2, 1), ("level", NOW + 1, NOW + 3, 1)]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["power", "level"]), st.floats(-1e4, 1e4) | st.sampled_from([0.0, 9.0, 9_000.0])), max_size=40))
+def test_a_frame_keeps_exactly_what_the_thing_model_takes(values: list[tuple[str, float]]) -> None:
+    readings = [("s1", identifier, NOW + n, value) for n, (identifier, value) in enumerate(values)]
+    effects = evaluate(evaluator(), up(frame(1, columns(*readings))))
+    fits = {"power": lambda v: 0 <= v <= 9_000, "level": lambda v: 0 <= v <= 9 and v == int(v)}
+    assert sorted(rows(effects)) == sorted(row for row in readings if fits[row[1]](row[3]))
+    assert len(effects.append.gaps) == len(readings) - len(rows(effects))
+
+
+def test_a_replayed_frame_is_stored_and_neither_asks_nor_moves_its_lane() -> None:
+    on = evaluator({LIVE_KEY: Mark(9, NOW)})
+    writer = BatchWriter()
+    gap = GapRecord(EdgeGap("stove", "s1", ("power",), NOW, NOW + 9, 3, GapReason.OVERFLOW))
+    records = (gap, PresenceRecord("stove", "s1", True, NOW), ReplyRecord("5", 200, "{}"))
+    writer.add_replay(session_key(GATEWAY), LIVE, NOW, frame(3, columns(("s1", "power", NOW, 4.5)), *records), entry=7)
+    effects = evaluate(on, writer.to_bytes())
+    assert rows(effects) == [("s1", "power", NOW, 4.5)]
+    assert [gap.reason for gap in effects.append.gaps] == [GapReason.OVERFLOW]
+    assert (effects.marks, effects.downlinks, effects.presence, effects.commands) == ({}, [], [], [])

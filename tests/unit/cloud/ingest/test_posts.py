@@ -5,12 +5,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud.access.model import BatchWriter, SessionRow, session_key
 from cloud.access.model import Kind as RowKind
-from cloud.access.model import SessionRow
 from cloud.devices.model import CommandReply, PresenceChange
-from cloud.ingest.model import Effects, Reset
+from cloud.ingest.evaluation import Evaluator
+from cloud.ingest.model import Effects, Reset, SeriesBook
 from cloud.telemetry.model import Kind, Position, Series, SeriesKey
-from tests.unit.cloud.ingest.scene import GATEWAY, NOW, POST, STOVE, batch, evaluate, evaluator, post, presence, rows
+from protocols.errors import Reason
+from tests.unit.cloud.ingest.scene import GATEWAY, NOW, POST, STOVE, batch, evaluate, evaluator, post, presence, registry, rows
+
+TOPICS = (
+    POST,
+    "/sys/stove/s1/thing/event/boiled_over/post",
+    "/sys/stove/s1/thing/service/property/set_reply",
+    "/sys/stove/s1/nobody/knows",
+    "/stove/s1/user/custom",
+    "/edge/gateway/g1/up/live",
+    "/edge/gateway/g1/up/exchange",
+)
 
 
 def replies(effects: Effects) -> list[dict[str, object]]:
@@ -145,10 +157,50 @@ def test_a_device_cannot_speak_on_the_topic_of_another() -> None:
     assert [entry.reason for entry in effects.quarantined] == ["foreign_topic"]
 
 
+@pytest.mark.refusal(Reason.UNKNOWN_PRODUCT)
 def test_messages_of_a_product_that_is_gone_are_quarantined() -> None:
     gone = SessionRow(1, 99, "gone", "x", 1)
     effects = evaluate(evaluator(), batch(post({"power": 1}), session=gone, topic="/sys/gone/x/thing/event/property/post"))
     assert [entry.reason for entry in effects.quarantined] == ["unknown_product"]
+
+
+@pytest.mark.refusal(Reason.UNEXPECTED_ERROR)
+def test_a_message_that_trips_over_a_bug_of_ours_is_kept_with_its_trace_and_its_neighbours_are_stored() -> None:
+    known = registry()
+    known.learn({"broken": object()}, {})  # type: ignore[dict-item]  # a thing model that is none: our bug
+    on = Evaluator(Position("s", 0), SeriesBook(()), {}, known)
+    unlucky = SessionRow(1, 98, "broken", "b1", 1)
+    bad = batch(post({"power": 1}), session=unlucky, topic="/sys/broken/b1/thing/event/property/post")
+    effects = evaluate(on, batch(post({"power": 1})), bad, batch(post({"power": 2})))
+    assert [value for *_, value in rows(effects)] == [1.0, 2.0]
+    (entry,) = effects.quarantined
+    assert entry.reason == "unexpected_error"
+    assert "Traceback" in entry.detail
+    assert entry.payload == post({"power": 1})
+
+
+@given(st.binary(max_size=80), st.sampled_from(TOPICS))
+def test_no_payload_on_any_topic_stops_its_neighbours(payload: bytes, topic: str) -> None:
+    edge = topic.startswith("/edge/")
+    bad = batch(payload, topic=topic, session=GATEWAY if edge else STOVE)
+    effects = evaluate(evaluator(), batch(post({"power": 1})), bad, batch(post({"power": 2})))
+    assert [value for device, identifier, _, value in rows(effects) if (device, identifier) == ("s1", "power")][:1] == [1.0]
+    assert rows(effects)[-1][3] == 2.0
+    assert effects.append.end == Position("s", 3)
+    assert "unexpected_error" not in [entry.reason for entry in effects.quarantined]
+
+
+def test_a_replayed_post_is_stored_at_its_own_time_and_does_nothing_else() -> None:
+    writer = BatchWriter()
+    writer.add_replay(session_key(STOVE), POST, NOW - 5_000, post({"power": 7, "level": 99}), entry=41)
+    on = evaluator()
+    effects = evaluate(on, batch(post({"power": 1})), writer.to_bytes())
+    assert ("s1", "power", NOW - 5_000, 7.0) in rows(effects)
+    assert len(replies(effects)) == 1  # that of the first post
+    (entry,) = effects.quarantined
+    assert (entry.reason, entry.replay_of, entry.received_ms) == ("out_of_range", 41, NOW - 5_000)
+    assert effects.received_ms == NOW  # no lag of five seconds
+    assert effects.reported[11]["power"] == (1.0, NOW)
 
 
 def test_sessions_that_open_and_close_become_presence_in_order() -> None:

@@ -106,6 +106,7 @@ def test_a_value_the_register_cannot_hold_is_refused() -> None:
         (Table.HOLDING, 0, NumberType.UINT16, math.nan),
     ],
 )
+@pytest.mark.refusal(Reason.BAD_REGISTER)
 def test_a_point_that_cannot_be_is_refused(table: Table, address: int, kind: NumberType, scale: float) -> None:
     with pytest.raises(Refused) as refused:
         Point(table, address, kind, scale=scale)

@@ -132,6 +132,7 @@ def test_the_same_function_block_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"7", b'"x"', b"\xff", b'{"properties":[{"identifier":' + b"[" * 100_000])
+@pytest.mark.refusal(Reason.BAD_THING_MODEL)
 def test_what_is_no_document_is_refused(data: bytes) -> None:
     with pytest.raises(Refused) as refused:
         parse_thing_model(data)
@@ -178,6 +179,7 @@ def test_a_good_document_with_one_place_changed_is_a_model_or_refused(
     parse_or_refuse(document)
 
 
+@pytest.mark.refusal(Reason.NOT_WRITABLE)
 def test_a_property_set_is_checked_by_identifier() -> None:
     model = parse_thing_model(tsl())
     assert model.coerce_set({"Mode": 2.0, "oven:Light": True}) == {"Mode": 2, "oven:Light": 1}
