@@ -583,11 +583,9 @@ def test_10_000_connections_that_never_send_connect(tmp_path: Path) -> None:
                 sock = socket.create_connection(("127.0.0.1", front.door.port), source_address=(f"127.200.0.{1 + n % 4}", 0))
                 silent.append(sock)
             seen.good.goes_on()
-            metrics = front.door.metrics()
-            assert metrics["hearthline_access_strangers"] == count
-            assert metrics["hearthline_access_connections"] == count + 1
+            wait_for(lambda: front.door.metrics()["hearthline_access_strangers"] == count)  # all of them at once
             grown = _resident_kib(front.door.process.pid) - before
-            assert grown / count < 8, f"{grown / count:.1f} KiB for each silent connection"
+            assert grown / count < 6, f"{grown / count:.1f} KiB for each silent connection"
             late = front.client().open()  # a device comes in among them
             late.publish(b"among strangers", 1)
             assert late.acks(1) == [(1, 0)]
