@@ -86,6 +86,12 @@ async def run_core(settings: Settings, listener: socket.socket | None) -> None:
                 "ingest": ask_role(bus, "ingest"),
             },
         )
+        from cloud.console import pages
+        from cloud.console.live import Live
+        from cloud.console.session import Sessions
+
+        state = app.state
+        pages.install(app, Sessions(database, state.vault), Live(database, state.history, bus, state.checks, lease))
         server = _api_server(app)
         serving = asyncio.create_task(server.serve([listener or listen(settings.host, settings.api_port)]), name="api")
         await _until_stopped(serving, stop, end=partial(setattr, server, "should_exit", True))
@@ -197,7 +203,7 @@ def _api_server(app: "FastAPI") -> "uvicorn.Server":
         def capture_signals(self) -> Iterator[None]:
             yield  # signals are ours: uvicorn would end the process by the signal, in the middle of our clean-up
 
-    configuration = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2)
+    configuration = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2)
     return ApiServer(configuration)
 
 

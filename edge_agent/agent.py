@@ -16,6 +16,7 @@ from edge_agent.pipeline.collect import Collector
 from edge_agent.pipeline.forward import Forwarder
 from edge_agent.pipeline.obey import Obey
 from edge_agent.pipeline.presence import Presence
+from edge_agent.pipeline.refine import Refine
 from edge_agent.ports import Outbox
 from edge_agent.southbound.modbus import ModbusConnector
 from edge_agent.southbound.mqtt import FrontDoor
@@ -24,6 +25,7 @@ from edge_agent.supervise import RestartPolicy, supervise
 log = logging.getLogger("edge.agent")
 
 CLEAN = "clean"  # mark: b"1" after a stop in order, b"0" while the agent runs
+SCORE_S = 0.5  # of a drain: score what was read; what is left is named when the agent is back
 FLUSH_S = 4.0  # of a drain: make everything durable
 SEND_S = 3.0  # of a drain: give the cloud what it takes
 STATUS_S = 1.0
@@ -43,6 +45,7 @@ class Agent:
     presence: Presence
     registry: DeviceRegistry
     connectors: Sequence[ModbusConnector]
+    refine: Refine | None
     front_door: FrontDoor | None
     listen: tuple[str, int] | None
     started_ms: int = 0
@@ -58,6 +61,8 @@ class Agent:
             asyncio.create_task(stage(), name=name)
             for name, stage in (("presence", self.presence.run), ("obey", self._expire), ("status", self._report))
         ]
+        if self.refine is not None:
+            side.append(asyncio.create_task(self.refine.run(), name="refine"))
         reading = [asyncio.create_task(connector.run(), name=f"connector-{index}") for index, connector in enumerate(self.connectors)]
         if self.front_door is not None and self.listen is not None:
             await self.front_door.start(*self.listen)
@@ -93,6 +98,8 @@ class Agent:
         for task in reading:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
+        if self.refine is not None:
+            await self._within(SCORE_S, self.refine.drain())
         clean = await self._within(FLUSH_S, self.collector.flush())
         if self.front_door is not None:
             await self._within(1.0, self.front_door.close())
@@ -149,6 +156,7 @@ class Agent:
                 "frames_refused": self.forwarder.refused,
             },
             "front_door": None if door is None else door.status(),
+            "models": None if self.refine is None else {**self.refine.summary(), "machines": self.refine.status()},
             "connectors": [connector.status() for connector in self.connectors],
             "devices": [
                 {"product_key": key.product_key, "device_name": key.device_name, "source": source, "online": online, "since_ms": since_ms}

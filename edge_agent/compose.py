@@ -3,18 +3,21 @@
 from edge_agent.agent import CLEAN, Agent
 from edge_agent.buffer.outbox import SqliteOutbox
 from edge_agent.documents.registry import DeviceNote, DeviceRegistry
+from edge_agent.domain.batch import Shape
 from edge_agent.domain.clock import Clock, SystemClock
 from edge_agent.domain.crashpoint import arm_crash_points
 from edge_agent.domain.sampling import LastRow
 from edge_agent.domain.seen import SeenRing
+from edge_agent.inference.process import WorkerProcess
 from edge_agent.northbound.link import MqttUplink
 from edge_agent.pipeline import obey as obeying
 from edge_agent.pipeline.collect import Collector
 from edge_agent.pipeline.forward import Forwarder
 from edge_agent.pipeline.obey import Obey
 from edge_agent.pipeline.presence import Presence
-from edge_agent.ports import DeviceKey, Outbox, Route
-from edge_agent.settings import Settings
+from edge_agent.pipeline.refine import Plan, Refine
+from edge_agent.ports import DeviceKey, Intake, Outbox, Route, Scorer
+from edge_agent.settings import Model, Settings
 from edge_agent.southbound.appliance import Appliance
 from edge_agent.southbound.catalogue import CONNECTORS
 from edge_agent.southbound.modbus import MARK_PREFIX
@@ -36,7 +39,7 @@ def open_outbox(settings: Settings, clock: Clock) -> SqliteOutbox:
     )
 
 
-async def compose(settings: Settings, clock: Clock | None = None, outbox: Outbox | None = None) -> Agent:
+async def compose(settings: Settings, clock: Clock | None = None, outbox: Outbox | None = None, scorer: Scorer | None = None) -> Agent:
     """Build the agent; raises what opening the buffer raises, and OSError for the data directory."""
     clock = clock or SystemClock()
     arm_crash_points(settings.crash_dir)
@@ -56,6 +59,16 @@ async def compose(settings: Settings, clock: Clock | None = None, outbox: Outbox
     registry = DeviceRegistry(settings.data_dir)
     presence = Presence(sources, collector, clock, lambda board: _note(board, registry))
 
+    # models beside the readings, if there are any
+    intake: Intake = collector
+    refine = None
+    if settings.models:
+        plans = [_plan(model, settings) for model in settings.models]
+        bounds = settings.inference
+        worked = [(model.file, len(model.devices)) for model in settings.models]
+        scorer = scorer or WorkerProcess(worked, deadline_s=bounds.deadline_ms / 1000, memory_mib=bounds.memory_mib)
+        intake = refine = Refine(collector, scorer, plans, clock, marks, queue_rows=bounds.queue_rows)
+
     # down: commands
     routes: dict[DeviceKey, Route] = {}
     answered = {key: value for key, value in marks.items() if key.startswith(obeying.MARK_PREFIX)}
@@ -66,12 +79,12 @@ async def compose(settings: Settings, clock: Clock | None = None, outbox: Outbox
     for plan in settings.connectors:
         key = keys[plan.device]
         last = LastRow.from_bytes(marks.get(MARK_PREFIX + str(key)))
-        connectors.append(CONNECTORS[plan.kind](plan, key, models[key], collector, presence, clock, last, clean))
+        connectors.append(CONNECTORS[plan.kind](plan, key, models[key], intake, presence, clock, last, clean))
     front_door = listen = None
     if settings.front_door is not None:
         secrets = {DeviceKey(*who): secret for who, secret in settings.front_door.secrets.items()}
         appliances = {key: Appliance(key, models[key], secret) for key, secret in secrets.items()}
-        front_door = FrontDoor(appliances, collector, presence, routes, seen, clock, obey.answered, settings.front_door.bounds)
+        front_door = FrontDoor(appliances, intake, presence, routes, seen, clock, obey.answered, settings.front_door.bounds)
         listen = (settings.front_door.host, settings.front_door.port)
 
     # northbound
@@ -94,7 +107,16 @@ async def compose(settings: Settings, clock: Clock | None = None, outbox: Outbox
         obey=obey.handle,
         linked=presence.linked,
     )
-    return Agent(settings.data_dir, clock, outbox, collector, forwarder, obey, presence, registry, connectors, front_door, listen)
+    return Agent(settings.data_dir, clock, outbox, collector, forwarder, obey, presence, registry, connectors, refine, front_door, listen)
+
+
+def _plan(model: Model, settings: Settings) -> Plan:
+    """A model with the devices it watches here."""
+    devices = [settings.device(name) for name in model.devices]
+    keys = tuple(DeviceKey(device.product_key, device.device_name) for device in devices)
+    shapes = tuple(Shape(device.product_key, device.device_name, device.model, (model.score,)) for device in devices)
+    outputs = devices[0].model.events[model.event].output if model.event else ()
+    return Plan(model.name, model.card, keys, model.score, shapes, model.event, frozenset(outputs), model.raise_after, model.clear_after)
 
 
 def _note(presence: Presence, registry: DeviceRegistry) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from edge_agent.domain.batch import Shape
+from edge_agent.domain.scoring import Rows, Scores
 from protocols.edgelink.lanes import Lane
 from protocols.edgelink.messages import Command, Committed, ExchangeReply
 from protocols.edgelink.records import Record
@@ -161,6 +162,26 @@ class Intake(Protocol):
 
     def when_durable(self, call: Callable[[], None]) -> None:
         """Call once everything added so far is fsynced; calls run in the order they were given."""
+        ...
+
+
+class ScorerDied(TryAgain):
+    """The models' process ended, or did not answer in time and was ended. What it knew of windows is gone."""
+
+
+class Scorer(Protocol):
+    """Models that score rows, somewhere where they can harm nobody. One call at a time."""
+
+    async def start(self) -> Sequence[str]:
+        """Start, or start again with empty windows: for each model why it cannot serve, "" where it can. Raises ScorerDied."""
+        ...
+
+    async def score(self, rows: Rows) -> Scores:
+        """Score these rows, behind all rows of the same model since the start. Raises ScorerDied."""
+        ...
+
+    async def stop(self) -> None:
+        """End it. Twice is harmless."""
         ...
 
 

@@ -1,13 +1,15 @@
 """The one TOML file of the agent: read once, typed, handed down. An error names the key and says what is allowed.
 
-Every value under [gateway], [uplink], [front_door] and [buffer], and `data_dir`, can be overridden by a variable named after its key:
-HEARTHLINE_EDGE_UPLINK_HOST is `uplink.host`, HEARTHLINE_EDGE_DATA_DIR is `data_dir`. HEARTHLINE_CRASH_DIR arms the crash points of tests.
+Every value under [gateway], [uplink], [front_door], [buffer] and [inference], and `data_dir`, can be overridden by a variable that is named
+after its key: HEARTHLINE_EDGE_UPLINK_HOST is `uplink.host`, HEARTHLINE_EDGE_DATA_DIR is `data_dir`. HEARTHLINE_CRASH_DIR arms the crash
+points of tests.
 """
 
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from edge_agent.southbound.catalogue import CONNECTORS
 from edge_agent.southbound.plan import FRONT_DOOR_BOUNDS, ModbusPlan, NamedPoint
 from protocols.errors import Reason, Refused
 from protocols.field.modbus import NumberType, Point, Table, WordOrder
+from protocols.inference.card import ModelCard
+from protocols.inference.onnx_card import card_of
 from protocols.mqtt.lobby import Bounds
 from protocols.thing import library
 from protocols.thing.datatypes import is_numeric
@@ -64,6 +68,29 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Inference:
+    """Bounds of the process that runs the models, and of the queue before it."""
+
+    deadline_ms: int
+    memory_mib: int
+    queue_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An anomaly model, and what becomes of its scores: property `score`, `event` ("" = none) behind `raise_after` high ones in a row."""
+
+    name: str
+    file: Path
+    card: ModelCard
+    devices: tuple[str, ...]
+    score: str
+    event: str
+    raise_after: int
+    clear_after: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     path: Path
     data_dir: Path
@@ -73,6 +100,8 @@ class Settings:
     buffer: Buffer
     devices: tuple[Device, ...]
     connectors: tuple[ModbusPlan, ...]
+    inference: Inference
+    models: tuple[Model, ...]
     crash_dir: Path | None
 
     def device(self, name: str) -> Device:
@@ -119,6 +148,14 @@ class _Section:
         if not isinstance(value, str) or not 0 < len(value) <= limit:
             raise refuse(self.key(name), f"must be a text of 1 to {limit} characters, not {value!r}")
         return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self.take(name)
+        if not isinstance(value, list) or not value or not all(isinstance(entry, str) and entry for entry in value):
+            raise refuse(self.key(name), f"must be a list of texts, not {value!r}")
+        if len(set(value)) != len(value):
+            raise refuse(self.key(name), "names something twice")
+        return tuple(value)
 
     def optional(self, name: str) -> str | None:
         value = self.take(name, None)
@@ -199,11 +236,22 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     connectors = tuple(_connector(table, devices) for table in root.tables("connector"))
     _unique("connector", "name", [connector.name for connector in connectors])
     _unique("connector", "device", [connector.device for connector in connectors])
+    section = _Section(root.take("inference", {}), "inference", environ)
+    inference = Inference(
+        section.integer("deadline_ms", 2_000, low=10, high=60_000),
+        section.integer("memory_mib", 160, low=32, high=4_096),
+        section.integer("queue_rows", 10_000, low=100, high=1_000_000),
+    )
+    section.finish()
+    models = tuple(_model(table, home, devices) for table in root.tables("model"))
+    _unique("model", "name", [model.name for model in models])
+    _unique("model", "score", [f"{device} {model.score}" for model in models for device in model.devices])
     root.finish()
     crash_dir = environ.get(CRASH_DIR)
     return Settings(
-        path.resolve(), data_dir, gateway, uplink, front_door, buffer, devices, connectors, Path(crash_dir) if crash_dir else None
-    )
+        path.resolve(), data_dir, gateway, uplink, front_door, buffer, devices, connectors, inference, models,
+        Path(crash_dir) if crash_dir else None,
+    )  # fmt: skip
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -325,6 +373,38 @@ def _connector(section: _Section, devices: tuple[Device, ...]) -> ModbusPlan:
         name=name, kind=kind, device=device_name, host=host, port=port, unit_id=unit_id, poll_ms=poll_ms, timeout_ms=timeout_ms,
         sample_on=sample_on, time_from=time_from, points=points,
     )  # fmt: skip
+
+
+def _model(section: _Section, home: Path, devices: tuple[Device, ...]) -> Model:
+    if find_spec("onnxruntime") is None:
+        raise refuse(section.key("file"), "running a model needs ONNX Runtime: pip install 'hearthline[edge,inference]'")
+    name = section.identity("name")
+    file = home / section.text("file")
+    names = section.texts("devices")
+    score, event = section.text("score", "AnomalyScore"), section.take("event", "AnomalyDetected")
+    raise_after = section.integer("raise_after", 3, low=1, high=1_000)
+    clear_after = section.integer("clear_after", 10, low=1, high=1_000)
+    section.finish()
+    try:
+        card = card_of(file.read_bytes())
+    except OSError as problem:
+        raise refuse(section.key("file"), f"{file} cannot be read: {problem.strerror}") from problem
+    except Refused as problem:
+        raise refuse(section.key("file"), f"{file}: {problem}") from problem
+    for device_name in names:
+        device = next((device for device in devices if device.device_name == device_name), None)
+        if device is None:
+            known = ", ".join(device.device_name for device in devices) or "none"
+            raise refuse(section.key("devices"), f"must be device_names of [[device]] tables ({known}), not {device_name!r}")
+        for key, identifier in (*(("file", signal) for signal in card.signals), ("score", score)):
+            found = device.model.properties.get(identifier)
+            if found is None or not is_numeric(found.data_type):
+                what = "the model reads" if key == "file" else "the score needs"
+                raise refuse(section.key(key), f"{what} {identifier!r}, which is no numeric property of {device_name}'s thing model")
+        if event and event not in device.model.events:
+            known = ", ".join(sorted(device.model.events)) or "none"
+            raise refuse(section.key("event"), f'must be an event of {device_name}\'s thing model ({known}) or "", not {event!r}')
+    return Model(name, file, card, names, score, event, raise_after, clear_after)
 
 
 def _point(section: _Section, device: Device) -> NamedPoint:

@@ -1,5 +1,6 @@
 """`fwsim`: simulated appliances and equipment, replay of real data, load, a bad network, and the demo."""
 
+import sys
 import tempfile
 from enum import StrEnum
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated
 import typer
 
 from firmware_sim import process
+from firmware_sim.sample import Machine
 from protocols.errors import Reason, Refused
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -51,6 +53,7 @@ def line(
     speed: Annotated[float, typer.Option(help="Seconds of the machine per wall second.")] = 1.0,
     idle_s: Annotated[float, typer.Option(help="With nobody polling for so long, rows go by at their rate.")] = 1.0,
     map_out: Annotated[Path | None, typer.Option(help="Write the register map here (JSON).")] = None,
+    fault_file: Annotated[Path | None, typer.Option(help="While this file exists, the press's die is misaligned.")] = None,
 ) -> None:
     """A production line on Modbus TCP: a power meter (unit 1) and a stamping press (unit 2)."""
     from firmware_sim.line import LineOptions, serve
@@ -58,7 +61,7 @@ def line(
     def checked() -> LineOptions:
         _positive("--rate", rate)
         _positive("--speed", speed)
-        return LineOptions(host, port, _log_dir(log_dir), seed, rate, speed, idle_s, map_out=map_out)
+        return LineOptions(host, port, _log_dir(log_dir), seed, rate, speed, idle_s, map_out=map_out, fault_file=fault_file)
 
     raise typer.Exit(process.run(lambda stop: serve(checked(), stop)))
 
@@ -85,6 +88,19 @@ def home(
         return HomeOptions(host, port, tuple(read_devices(devices)), _log_dir(log_dir), seed, rate, speed, rows, drain_s=drain_s)
 
     raise typer.Exit(process.run(lambda stop: live(checked(), stop)))
+
+
+@app.command()
+def sample(
+    machine: Annotated[Machine, typer.Argument(help="Whose rows.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many.")] = 5_000,
+    every_ms: Annotated[int, typer.Option(min=1, help="Milliseconds of the machine's time between two rows.")] = 200,
+    seed: Seed = 1,
+) -> None:
+    """Rows of a sound machine as CSV on stdout, to train a model on."""
+    from firmware_sim.sample import write_csv
+
+    write_csv(sys.stdout, machine, rows, every_ms, seed)
 
 
 @app.command()

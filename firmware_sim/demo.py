@@ -23,6 +23,7 @@ from firmware_sim.equipment import meter, press
 from firmware_sim.faults import TcpProxy
 from firmware_sim.process import until
 from firmware_sim.stage import Child, Cloud, LogTail, StageFailed, account_of, free_port, toml, wait_for, write_private
+from firmware_sim.watch import Reaction, reaction
 from firmware_sim.wire.registers import Point
 from protocols.errors import Reason, Refused
 from protocols.thing import library
@@ -31,6 +32,9 @@ MARK = ".fwsim-demo"
 LINE, HOME, GATEWAY = "line-1", "home-1", "gateway-1"
 LINE_ROWS_S, HOME_ROWS_S, POLL_MS = 5.0, 2.0, 50
 STEADY_S, CUT_S, DOWN_S, AFTER_S = 8.0, 20.0, 3.0, 3.0
+FAULT_AT_S, FAULT_S = 12.5, 5.0  # within the cut: the gateway is alone with it
+MODEL = Path(__file__).parent / "models" / "stamping_press.onnx"
+SCORE, EVENT = "AnomalyScore", "AnomalyDetected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,11 @@ class Scene:
     mqtt_port: int = 0
     front_door: int = 0
     line_port: int = 0
+    fault_ms: tuple[int, int] = (0, 0)  # when the press's die was misaligned
+
+    @property
+    def fault_file(self) -> Path:
+        return self.options.folder / "press-1.misaligned"
 
     async def start(self, name: str, *arguments: str) -> Child:
         child = self.children[name] = Child(name, arguments, self.options.folder)
@@ -96,13 +105,13 @@ class Scene:
 
 
 async def demo(options: DemoOptions, stop: asyncio.Event) -> int:
-    """Run the demo; 0 = the account balances, 1 = it does not, 3 = a process failed, 130 = interrupted."""
+    """Run the demo; 0 = the account balances and the fault was seen, 1 = not so, 3 = a process failed, 130 = interrupted."""
     _empty(options.folder)
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.unlink(missing_ok=True)
     with Board() as board:
         scene = Scene(options, board)
-        outcome: list[Account] = []
+        outcome: list[bool] = []
         try:
             finished = await until(stop, _story(scene, outcome))
             if finished and options.keep and scene.cloud is not None:
@@ -117,7 +126,7 @@ async def demo(options: DemoOptions, stop: asyncio.Event) -> int:
             await _close(scene)
     if not finished:
         return 130
-    return 0 if outcome[0].balanced else 1
+    return 0 if all(outcome) else 1
 
 
 def _empty(folder: Path) -> None:
@@ -135,7 +144,7 @@ async def _close(scene: Scene) -> None:
     await asyncio.shield(asyncio.ensure_future(scene.close()))
 
 
-async def _story(scene: Scene, outcome: list[Account]) -> None:
+async def _story(scene: Scene, outcome: list[bool]) -> None:
     board, options = scene.board, scene.options
     await _build(scene)
     watching = asyncio.create_task(_watch(scene), name="demo.watch")
@@ -168,13 +177,17 @@ async def _story(scene: Scene, outcome: list[Account]) -> None:
         )
         total.add(account)
         lines.append(f"{member.name:<10} {account.sentence()}")
-    outcome.append(total)
+    fault = await _reaction(scene)
+    outcome += [total.balanced, fault.seen]
     report = {
         "produced": total.produced,
         "stored": total.stored,
         "in_gaps": total.in_gaps,
         "duplicates": total.duplicates,
         "drain_s": round(drain_s, 2),
+        "scores_before": len(fault.before),
+        "scores_during": len(fault.during),
+        "anomaly_events": len(fault.events),
     }
     options.report.write_text(json.dumps(report) + "\n", encoding="utf-8")
     board.end()
@@ -182,7 +195,10 @@ async def _story(scene: Scene, outcome: list[Account]) -> None:
         board.say(line)
     board.say(f"the account: {total.sentence()}")
     board.say(f"the backlog of {CUT_S:g} s without a network took {drain_s:.1f} s")
+    board.say(f"the misaligned die of press-1: {fault.sentence()}")
     board.say("it balances" if total.balanced else "IT DOES NOT BALANCE")
+    if not fault.seen:
+        board.say("THE MODEL DID NOT SEE THE FAULT")
 
 
 async def _break_things(scene: Scene) -> float:
@@ -197,6 +213,8 @@ async def _break_things(scene: Scene) -> float:
     await scene.children["agent"].kill()
     await asyncio.sleep(DOWN_S)
     await scene.children["agent"].start()
+    await asyncio.sleep(max(0.0, cut_at + FAULT_AT_S - time.monotonic()))
+    await _misalign(scene)
     await asyncio.sleep(max(0.0, cut_at + CUT_S - time.monotonic()))
     for member in scene.members:
         member.log.read()
@@ -226,6 +244,25 @@ async def _break_things(scene: Scene) -> float:
     board.say(f"ingest has caught up after {caught_up_s:.1f} s")
     await asyncio.sleep(AFTER_S)
     return drain_s
+
+
+async def _misalign(scene: Scene) -> None:
+    """The press's die slips for a while; nobody but the gateway's own model can see it now."""
+    scene.board.say(f"the die of press-1 slips out of line for {FAULT_S:g} s, while the gateway is cut off")
+    began_ms = time.time_ns() // 1_000_000
+    scene.fault_file.touch()
+    await asyncio.sleep(FAULT_S)
+    scene.fault_ms = (began_ms, time.time_ns() // 1_000_000)
+    scene.fault_file.unlink()
+
+
+async def _reaction(scene: Scene) -> Reaction:
+    """What the cloud was told of the fault."""
+    assert scene.cloud is not None
+    press_1 = scene.members[1]
+    scores, _ = await scene.cloud.points(press_1.product_key, press_1.name, SCORE, raw=False)
+    events, _ = await scene.cloud.points(press_1.product_key, press_1.name, EVENT, raw=False)
+    return reaction(scores, events, *scene.fault_ms)
 
 
 async def _accounted(scene: Scene, to_ms: int | None, *, gateway_only: bool) -> bool:
@@ -321,6 +358,7 @@ async def _build(scene: Scene) -> None:
 
 async def _start_line(scene: Scene, logs: Path, port: int = 0) -> int:
     words = ["--port", str(port), "--log-dir", str(logs), "--seed", str(scene.options.seed), "--rate", str(LINE_ROWS_S)]
+    words += ["--fault-file", str(scene.fault_file)]
     line = await scene.start("line", "-m", "firmware_sim", "line", *words)
     return await line.ready()
 
@@ -356,6 +394,8 @@ def _write_gateway(scene: Scene, secret: str, uplink: int) -> None:
         toml("[[device]]", {"product_key": member.product_key, "device_name": member.name, "thing_model": member.model})
         for member in (meter_1, press_1, hood_1)
     ]
+    model = {"name": "press-anomaly", "file": str(MODEL), "devices": [press_1.name], "score": SCORE, "event": EVENT}
+    parts.append(toml("[[model]]", model))
     parts += _connector(meter_1.name, 1, scene.line_port, meter.points())
     parts += _connector(press_1.name, 2, scene.line_port, press.points())
     (folder / "edge.toml").write_text("\n".join(parts), encoding="utf-8")

@@ -32,13 +32,14 @@ class LineOptions:
     meter_name: str = "meter-1"
     press_name: str = "press-1"
     map_out: Path | None = None
+    fault_file: Path | None = None
 
 
 class Circuit:
     """The machines' one electric circuit: the press draws what the meter shows."""
 
-    def __init__(self, seed: int, dt_s: float) -> None:
-        self._dt_s = dt_s
+    def __init__(self, seed: int, dt_s: float, fault_file: Path | None = None) -> None:
+        self._dt_s, self._fault_file = dt_s, fault_file
         self._meter, self._meter_rng = meter.Meter(), Random(f"{seed} meter")  # noqa: S311  physics, not secrets
         self._press, self._press_rng = press.Press(), Random(f"{seed} press")  # noqa: S311
 
@@ -54,7 +55,8 @@ class Circuit:
         """Rows of the press, one a step, for ever."""
         n, last_ms = 0, 0
         while True:
-            self._press = press.step(self._press, self._dt_s, self._press_rng)
+            misaligned = self._fault_file is not None and self._fault_file.exists()
+            self._press = press.step(replace(self._press, misaligned=misaligned), self._dt_s, self._press_rng)
             n, last_ms = n + 1, now_after(last_ms, time.time_ns() // 1_000_000)
             yield Row(n, last_ms, press.readings(self._press))
 
@@ -71,7 +73,7 @@ async def serve(options: LineOptions, stop: asyncio.Event) -> int:
     units = {options.meter_name: (1, meter.points()), options.press_name: (2, press.points())}
     if options.map_out is not None:
         write_map(options.map_out, units)
-    circuit = Circuit(options.seed, options.speed / options.rate)
+    circuit = Circuit(options.seed, options.speed / options.rate, options.fault_file)
     slaves = [
         Unit(unit_id, RegisterBank(points), RowHold(idle_s=options.idle_s), RowLog(options.log_dir, name))
         for name, (unit_id, points) in units.items()

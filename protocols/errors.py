@@ -57,6 +57,10 @@ class Reason(enum.StrEnum):
     BAD_REGISTER = "bad_register"
     # configuration
     BAD_CONFIGURATION = "bad_configuration"
+    BAD_MODEL = "bad_model"
+    BAD_TRAINING_DATA = "bad_training_data"
+    # ourselves
+    UNEXPECTED_ERROR = "unexpected_error"
 
 
 class Refused(PlatformError):

@@ -120,6 +120,14 @@ class GroupCommit:
         self._groups[-1].writer.add_note(kind, session, received_ms, note)
         self._gathered.set()
 
+    def replay(self, session: bytes, topic: str, received_ms: int, payload: bytes, entry: int) -> None:
+        """Put a message out of the quarantine in the same line; `settled` says when it is on disk."""
+        writer = self._groups[-1].writer
+        if writer.messages >= MAX_MESSAGES or writer.size + len(payload) > MAX_BYTES:
+            self._groups.append(Group())
+        self._groups[-1].writer.add_replay(session, topic, received_ms, payload, entry)
+        self._gathered.set()
+
     def acknowledge_in_turn(self, owner: Owner, acks: bytes) -> None:
         """Send `acks` after everything of `owner` that waits: a refused publish keeps its place."""
         self._groups[-1].shares.setdefault(owner, Share()).acks.append(acks)

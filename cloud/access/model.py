@@ -23,6 +23,7 @@ UPLINK_STREAM = "UPLINK-0"
 UPLINK_SUBJECT = "uplink.0"
 DELIVER_SUBJECT = "access.deliver"
 DOWN_SUBJECT = "access.down"
+REPLAY_SUBJECT = "access.replay"
 MAX_MESSAGES = 2_000
 MAX_BYTES = 512 * 1024
 
@@ -38,6 +39,7 @@ class Kind(enum.IntEnum):
     CLOSED = 2  # a session ended; an epoch older than the device's newest one says nothing any more
     ACCESS_STARTED = 3  # every session with an older epoch is gone
     REFUSED = 4  # the door turned something away, once or several times
+    REPLAYED = 5  # a message out of the quarantine, as its device sent it; `reserved` is the entry's number
 
 
 class SessionRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -99,6 +101,22 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     instance: str
     sessions: int
     time_ms: int
+
+
+class ReplayRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """`access.replay`: put this message into the stream again, as this device's, with the time it came first."""
+
+    session: SessionRow
+    topic: str
+    payload: bytes
+    received_ms: int
+    entry: int
+
+
+class ReplayAnswer(msgspec.Struct, frozen=True, gc=False):
+    """The answer, once the message is on disk; False when it could not be in time."""
+
+    committed: bool
 
 
 ACCESS_ITSELF = SessionRow(0, 0, "", "", 0)
@@ -220,6 +238,16 @@ class BatchWriter:
         self._parts.append(data)
         self.messages += count
         self.size += len(data)
+
+    def add_replay(self, session: bytes, topic: str, received_ms: int, payload: bytes, entry: int) -> None:
+        """Add a message out of the quarantine."""
+        session_index = self._sessions.setdefault(session, len(self._sessions))
+        topic_index = self._topics.setdefault(topic, len(self._topics))
+        size = len(payload)
+        self._rows.append(_ROW.pack(Kind.REPLAYED, session_index, topic_index, self.size, size, size, 1, entry, received_ms))
+        self._parts.append(payload)
+        self.messages += 1
+        self.size += size
 
     def add_note(self, kind: Kind, session: bytes, received_ms: int, note: PresenceNote | RefusalNote) -> None:
         """Add the begin or end of a session, or of `access` itself, or what was refused."""

@@ -4,7 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from cloud.access.model import DELIVER_SUBJECT, DOWN_SUBJECT, Delivered, Downlink, encode_downlink, encode_downlinks
+from cloud.access.model import (
+    DELIVER_SUBJECT,
+    DOWN_SUBJECT,
+    REPLAY_SUBJECT,
+    Delivered,
+    Downlink,
+    ReplayAnswer,
+    ReplayRequest,
+    encode_downlink,
+    encode_downlinks,
+)
 from cloud.foundation.bus import Bus
 from protocols.alink.messages import property_set
 from protocols.alink.topics import Kind, Topic
@@ -12,13 +22,21 @@ from protocols.edgelink.messages import Command, encode_message
 from protocols.edgelink.topics import EdgeChannel, EdgeTopic
 
 DELIVER_TIMEOUT_S = 3.0
+REPLAY_TIMEOUT_S = 6.0
 
+_decode_replayed = msgspec.msgpack.Decoder(ReplayAnswer).decode
 _decode_delivered = msgspec.msgpack.Decoder(Delivered).decode
 
 
 async def send_down(bus: Bus, messages: Sequence[Downlink]) -> None:
     """Send messages to devices that are connected, at most once. Raises BusAway."""
     await bus.publish(DOWN_SUBJECT, encode_downlinks(messages))
+
+
+async def replay(bus: Bus, request: ReplayRequest) -> bool:
+    """Put a message out of the quarantine into the stream; False when it did not get on disk in time. Raises TryAgain."""
+    answer = await bus.request(REPLAY_SUBJECT, msgspec.msgpack.encode(request), timeout_s=REPLAY_TIMEOUT_S)
+    return _decode_replayed(answer).committed
 
 
 class AccessDownlink:

@@ -22,12 +22,15 @@ from cloud.access.model import (
     ACCESS_ITSELF,
     DELIVER_SUBJECT,
     DOWN_SUBJECT,
+    REPLAY_SUBJECT,
     UPLINK_STREAM,
     UPLINK_SUBJECT,
     Delivered,
     Kind,
     Lease,
     PresenceNote,
+    ReplayAnswer,
+    ReplayRequest,
     SessionRow,
     decode_downlink,
     decode_downlinks,
@@ -51,6 +54,7 @@ DRAIN_S = 4.0
 BACKLOG = 4096
 OTHER_FILES = 256  # that the process needs beside its connections
 NOTES_S = 1.0  # between looks at what else was refused; what is refused for the first time is noted at once
+REPLAY_S = 4.0  # for a replayed message to get on disk
 LOOKUPS_S = 0.05  # between lookups of whose quarantine it belongs to
 
 # A device that asked for no keepalive and lost its power is noticed by the kernel, after four minutes.
@@ -61,6 +65,7 @@ _HALF_OPEN = (
     ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 4),
 )
 
+_decode_replay = msgspec.msgpack.Decoder(ReplayRequest).decode
 _decode_change = msgspec.json.Decoder(RegistryChange).decode
 
 
@@ -190,6 +195,7 @@ class _BusSide:
 
     async def subscribe(self) -> None:
         await self._bus.serve(DELIVER_SUBJECT, self._deliver)
+        await self._bus.serve(REPLAY_SUBJECT, self._replay)
         await self._bus.subscribe(DOWN_SUBJECT, self._down)
         await self._bus.subscribe(REGISTRY_CHANGED, self._changed)
         self._bus.on_reconnect(self._reconnected)
@@ -201,6 +207,18 @@ class _BusSide:
 
     async def _deliver(self, data: bytes) -> bytes:
         return msgspec.msgpack.encode(Delivered(self._door.deliver((decode_downlink(data),)) == 1))
+
+    async def _replay(self, data: bytes) -> bytes:
+        request, commit = _decode_replay(data), self._door.commit
+        if commit.stalled:  # or it would lie in line for ever, and the operator ask again
+            return msgspec.msgpack.encode(ReplayAnswer(False))
+        commit.replay(session_key(request.session), request.topic, request.received_ms, request.payload, request.entry)
+        try:
+            async with asyncio.timeout(REPLAY_S):
+                await commit.settled()
+        except TimeoutError:
+            return msgspec.msgpack.encode(ReplayAnswer(False))
+        return msgspec.msgpack.encode(ReplayAnswer(True))
 
     async def _down(self, data: bytes) -> None:
         self._door.deliver(decode_downlinks(data))

@@ -12,7 +12,7 @@ KeyOption = Annotated[str, typer.Option("--key", envvar="HEARTHLINE_API_KEY", he
 URL = "http://127.0.0.1:8080"
 
 
-def call(method: str, url: str, key: str, path: str, body: object = None, query: dict[str, str] | None = None) -> dict[str, Any]:
+def call(method: str, url: str, key: str, path: str, body: object = None, query: dict[str, str] | None = None) -> Any:
     """One call; its JSON answer. Ends the program with the problem's detail: exit code 3 when it is worth trying again, 1 otherwise."""
     import httpx
 
@@ -26,14 +26,13 @@ def call(method: str, url: str, key: str, path: str, body: object = None, query:
         except (ValueError, KeyError, TypeError):
             detail = answer.text
         fail(f"{answer.status_code}: {detail}", 3 if answer.status_code == 503 else 1)
-    result: dict[str, Any] = answer.json()
-    return result
+    return answer.json()
 
 
-def pages(url: str, key: str, path: str) -> list[dict[str, Any]]:
+def pages(url: str, key: str, path: str, query: dict[str, str] | None = None) -> list[dict[str, Any]]:
     """Every item of a list, page by page."""
     items: list[dict[str, Any]] = []
-    query = {"limit": "1000"}
+    query = {"limit": "1000", **(query or {})}
     while True:
         page = call("GET", url, key, path, query=query)
         items += page["items"]

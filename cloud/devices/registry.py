@@ -1,10 +1,11 @@
 """Use cases of the API: enter devices, look at them, find the way to them. Everything here blocks: asyncio code runs it in a thread."""
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, select, update
+from sqlalchemy import Row, Select, case, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
@@ -108,6 +109,36 @@ def list_devices(work: UnitOfWork, product_key: str, after: int, limit: int, *, 
     """The product's devices whose id is beyond `after`, by time of creation."""
     query = _devices().where(DeviceRow.product_key == product_key, DeviceRow.id > after).order_by(DeviceRow.id).limit(limit)
     return [_device(row, lease_held) for row in work.session.execute(query)]
+
+
+def search_devices(work: UnitOfWork, words: str, skip: int, limit: int, *, lease_held: bool) -> tuple[list[Device], int]:
+    """The tenant's devices in whose name, product key or site `words` stands, by name, and how many there are in all."""
+    query = _devices()
+    if words:
+        columns = (DeviceRow.device_name, DeviceRow.product_key, SiteRow.name)
+        query = query.where(or_(*(column.icontains(words, autoescape=True) for column in columns)))
+    total = work.session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
+    rows = work.session.execute(query.order_by(DeviceRow.device_name, DeviceRow.id).offset(skip).limit(limit))
+    return [_device(row, lease_held) for row in rows], total
+
+
+def count_online(work: UnitOfWork) -> tuple[int, int]:
+    """How many devices the tenant has, and how many of them were last heard to be online."""
+    online = PresenceRow.online & (_Gateway.id.is_(None) | _GatewayPresence.online)
+    counted = (
+        select(func.count(DeviceRow.id), func.coalesce(func.sum(case((online, 1), else_=0)), 0))
+        .outerjoin(PresenceRow, PresenceRow.device_id == DeviceRow.id)
+        .outerjoin(_Gateway, _Gateway.id == PresenceRow.via)
+        .outerjoin(_GatewayPresence, _GatewayPresence.device_id == PresenceRow.via)
+    )
+    total, there = work.session.execute(counted).one()
+    return int(total), int(there)
+
+
+def newest_times(work: UnitOfWork, device_ids: Sequence[int]) -> dict[int, int]:
+    """The event time of the newest reported value of each device that has one."""
+    query = select(ReportedRow.device_id, func.max(ReportedRow.time_ms)).where(ReportedRow.device_id.in_(device_ids))
+    return {row[0]: row[1] for row in work.session.execute(query.group_by(ReportedRow.device_id))}
 
 
 def reported(work: UnitOfWork, device_id: int) -> dict[str, tuple[Any, int]]:

@@ -30,7 +30,8 @@ def configure(role: str, level: str = "info") -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         mask_secrets,
-        structlog.processors.dict_tracebacks,
+        # (without the values of local variables: they may be keys and secrets)
+        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
     ]
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer = structlog.processors.JSONRenderer(default=str)

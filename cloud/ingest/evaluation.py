@@ -32,7 +32,9 @@ from protocols.errors import Reason, Refused
 
 MOST_ROUTES: Final = 50_000
 
-_PUBLISH, _OPENED, _STARTED, _REFUSED = (int(kind) for kind in (RowKind.PUBLISH, RowKind.OPENED, RowKind.ACCESS_STARTED, RowKind.REFUSED))
+_PUBLISH, _OPENED, _STARTED, _REFUSED, _REPLAYED = (
+    int(kind) for kind in (RowKind.PUBLISH, RowKind.OPENED, RowKind.ACCESS_STARTED, RowKind.REFUSED, RowKind.REPLAYED)
+)
 
 
 @dataclass(slots=True)
@@ -57,7 +59,7 @@ def open_message(sequence: int, payload: bytes) -> Opened:
         lanes = [_lane_topic(topic) for topic in batch.topics]
         if any(lanes):
             for place, (kind, session, topic, offset, stride, size, count, _, _) in enumerate(batch.rows):
-                if kind == _PUBLISH and lanes[topic]:
+                if kind in (_PUBLISH, _REPLAYED) and lanes[topic]:
                     frames = opened.frames[place] = [
                         open_frame(batch.blob[at : at + size]) for at in range(offset, offset + count * stride, stride or 1)
                     ]
@@ -94,6 +96,7 @@ class Evaluator:
         self._frames = Frames(book, self._refuse, marks)
         self._routes: dict[tuple[int, str], Route | None] = {}
         self._received_ms = received_ms
+        self._replay_of: int | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -144,8 +147,11 @@ class Evaluator:
 
     def _batch(self, opened: Opened, batch: UplinkBatch) -> None:
         sessions, topics, blob, routes = batch.sessions, batch.topics, batch.blob, self._routes
-        for place, (kind, session_index, topic_index, offset, stride, size, count, _, received_ms) in enumerate(batch.rows):
+        for place, (kind, session_index, topic_index, offset, stride, size, count, entry, received_ms) in enumerate(batch.rows):
             session, topic = sessions[session_index], topics[topic_index]
+            if kind == _REPLAYED:
+                self._replayed(session, topic, blob[offset : offset + size], opened.frames.get(place), received_ms, entry)
+                continue
             self._received_ms = received_ms
             if kind == _REFUSED:
                 self._refused_at_the_door(session, blob[offset : offset + size], received_ms)
@@ -237,9 +243,38 @@ class Evaluator:
                 received_ms,
                 len(payload),
                 payload[:MOST_PAYLOAD],
+                replay_of=self._replay_of,
             )
         )
         self._number += 1
+
+    def _replayed(
+        self, session: SessionRow, topic: str, payload: bytes, frames: Sequence[Frame | BadFrame] | None, received_ms: int, entry: int
+    ) -> None:
+        """A message out of the quarantine: its values and events are stored, and it does nothing else. Nobody is answered."""
+        self._replay_of = entry
+        nobody: list[Downlink] = []
+        try:
+            if frames is not None:
+                known = self._registry
+                self._frames.replayed(
+                    session, topic, payload, frames[0], received_ms, self._sequence, known.facts, known.models, self._rows
+                )
+                return
+            model = self._registry.models.get(session.product_key)
+            if model is None:
+                raise Refused(Reason.UNKNOWN_PRODUCT, f"product {session.product_key} does not exist any more")
+            route = property_route(session, topic, model)
+            if route is not None:
+                self._posts.properties(route, [payload], received_ms, self._sequence, self._rows, nobody)
+            else:
+                self._posts.other(session, topic, model, payload, received_ms, self._sequence, self._rows, nobody, [])
+        except Refused as error:
+            self._refuse(session, topic, payload, received_ms, error.reason, str(error))
+        except Exception:  # noqa: BLE001 - as above
+            self._refuse(session, topic, payload, received_ms, UNEXPECTED, traceback.format_exc())
+        finally:
+            self._replay_of = None
 
     def _refused_at_the_door(self, session: SessionRow, data: bytes, received_ms: int) -> None:
         try:

@@ -12,11 +12,12 @@ from cloud.devices.model import CommandReply, PresenceChange
 from cloud.telemetry.model import Append, Gap, Ints64, Kind, Numbers, Position, Series, SeriesKey, Text
 from protocols.alink.messages import AHEAD_MS
 from protocols.edgelink.lanes import Lane
+from protocols.errors import Reason
 
 LATEST_AHEAD_MS: Final = AHEAD_MS
 MOST_PAYLOAD: Final = 256 * 1024  # what a device can send in one packet is kept whole
 MOST_DETAIL: Final = 2_000
-UNEXPECTED: Final = "unexpected_error"  # the quarantine reason of a bug of ours; the detail is the traceback
+UNEXPECTED: Final = Reason.UNEXPECTED_ERROR  # a bug of ours; the detail is the traceback
 
 Reported = dict[int, dict[str, tuple[object, int]]]
 LaneKey = tuple[int, str, Lane]
@@ -58,6 +59,7 @@ class Quarantined(msgspec.Struct, frozen=True, gc=False):
     last_ms: int = 0
     address: str = ""
     replayable: bool = True
+    replay_of: int | None = None
 
 
 class Unreadable(msgspec.Struct, frozen=True, gc=False):

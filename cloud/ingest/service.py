@@ -1,17 +1,19 @@
-"""What ingest reads from and commits to the metadata, and the quarantine. Everything here blocks: asyncio code runs it in a thread."""
+"""What ingest reads from and commits to the metadata. Everything here blocks: asyncio code runs it in a thread."""
 
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Table, func, select
+import msgspec
+from sqlalchemy import Table, func, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from cloud.devices.model import PresenceChange
 from cloud.devices.service import apply_presence, apply_reported, complete_commands, reset_presence
-from cloud.foundation.db import Database, UnitOfWork, upsert
+from cloud.foundation.db import Database, upsert
 from cloud.foundation.logs import get_logger
 from cloud.ingest.model import Effects, Mark, Memory, Quarantined, Reset
 from cloud.ingest.tables import IngestPosition, Quarantine, UnreadableMessage, Watermark
@@ -46,6 +48,11 @@ def commit(database: Database, partition: int, effects: Effects) -> None:
         _commit(database, partition, effects, _one_by_one)
 
 
+HELD_OF_A_DEVICE: Final = 1_000
+"""Entries held of one device; what comes beyond is counted by the newest one."""
+HELD_OF_A_TENANT: Final = 100_000
+"""The same for a tenant."""
+
 _Apply = Callable[[Session, Sequence[Any], Callable[[Sequence[Any]], None]], None]
 
 
@@ -70,11 +77,13 @@ def _commit(database: Database, partition: int, effects: Effects, apply: _Apply)
             for (gateway_id, buffer_id, lane), mark in effects.marks.items()
         ]
         upsert(session, _watermark, marks, keys=("gateway_id", "buffer_id", "lane"))
+        kept, beyond = _room(session, effects.quarantined)
         apply(
             session,
-            [_quarantine_row(end.stream_id, entry) for entry in effects.quarantined],
+            [_quarantine_row(end.stream_id, entry) for entry in kept],
             lambda rows: upsert(session, _quarantine, rows, keys=("stream_id", "sequence", "number")),
         )
+        _only_count(session, beyond)
         unreadable = [
             {"stream_id": end.stream_id, "sequence": u.sequence, "detail": u.detail, "size": len(u.payload), "payload": u.payload}
             for u in effects.unreadable
@@ -86,8 +95,47 @@ def _commit(database: Database, partition: int, effects: Effects, apply: _Apply)
         work.commit()
 
 
+def _room(session: Session, entries: Sequence[Quarantined]) -> tuple[Sequence[Quarantined], Sequence[Quarantined]]:
+    """Which entries are kept, and which are only counted since their device or their tenant has as many as it may."""
+    if not entries:
+        return (), ()
+    held = (Quarantine.tenant_id, Quarantine.product_key, Quarantine.device_name)
+    wanted = {(entry.tenant_id, entry.product_key, entry.device_name) for entry in entries}
+    query = select(*held, func.count()).where(Quarantine.state == "held", tuple_(*held).in_(wanted)).group_by(*held)
+    devices = Counter({(row[0], row[1], row[2]): row[3] for row in session.execute(query)})
+    tenants = {entry.tenant_id for entry in entries}
+    totals = select(Quarantine.tenant_id, func.count()).where(Quarantine.state == "held", Quarantine.tenant_id.in_(tenants))
+    whole = Counter({row[0]: row[1] for row in session.execute(totals.group_by(Quarantine.tenant_id))})
+    kept: list[Quarantined] = []
+    beyond: list[Quarantined] = []
+    for entry in entries:
+        key = (entry.tenant_id, entry.product_key, entry.device_name)
+        if devices[key] >= HELD_OF_A_DEVICE or whole[entry.tenant_id] >= HELD_OF_A_TENANT:
+            beyond.append(entry)
+        else:
+            devices[key] += 1
+            whole[entry.tenant_id] += 1
+            kept.append(entry)
+    return kept, beyond
+
+
+def _only_count(session: Session, entries: Sequence[Quarantined]) -> None:
+    """The newest entry of the same device and reason counts what is not kept; else the tenant's newest of that reason does."""
+    groups: dict[tuple[int, str, str, str], list[Quarantined]] = {}
+    for entry in entries:
+        groups.setdefault((entry.tenant_id, entry.product_key, entry.device_name, entry.reason), []).append(entry)
+    for (tenant_id, product_key, device_name, reason), group in groups.items():
+        held = select(Quarantine.id).where(Quarantine.tenant_id == tenant_id, Quarantine.state == "held").order_by(Quarantine.id.desc())
+        of_device = held.where(Quarantine.product_key == product_key, Quarantine.device_name == device_name)
+        tries = (of_device.where(Quarantine.reason == reason), of_device, held)
+        number = next((found for query in tries if (found := session.scalar(query.limit(1))) is not None), None)
+        count, last_ms = sum(entry.count for entry in group), max(entry.received_ms for entry in group)
+        change = update(Quarantine).where(Quarantine.id == number)
+        session.execute(change.values(count=Quarantine.count + count, last_ms=last_ms))
+
+
 def _quarantine_row(stream_id: str, entry: Quarantined) -> dict[str, object]:
-    return {"stream_id": stream_id, **{name: getattr(entry, name) for name in entry.__struct_fields__ if name in _quarantine.c}}
+    return {"stream_id": stream_id, **msgspec.structs.asdict(entry)}
 
 
 def _presence(session: Session, entries: Sequence[PresenceChange | Reset], apply: _Apply) -> None:
@@ -99,23 +147,3 @@ def _presence(session: Session, entries: Sequence[PresenceChange | Reset], apply
                 reset_presence(session, entry.time_ms, entry.epoch)
         else:
             apply(session, list(group), lambda changes: apply_presence(session, changes))
-
-
-# The quarantine
-
-
-def list_quarantine(
-    work: UnitOfWork, after: int, limit: int, reason: str | None = None, product_key: str | None = None, device_name: str | None = None
-) -> Sequence[Quarantine]:
-    """The tenant's entries, oldest first."""
-    query = select(Quarantine).where(Quarantine.id > after)
-    for column, wanted in ((Quarantine.reason, reason), (Quarantine.product_key, product_key), (Quarantine.device_name, device_name)):
-        if wanted is not None:
-            query = query.where(column == wanted)
-    return work.session.scalars(query.order_by(Quarantine.id).limit(limit)).all()
-
-
-def count_quarantine(work: UnitOfWork) -> dict[str, int]:
-    """The tenant's entries by reason."""
-    query = select(Quarantine.reason, func.count()).group_by(Quarantine.reason).order_by(Quarantine.reason)
-    return {row[0]: row[1] for row in work.session.execute(query)}

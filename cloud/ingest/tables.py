@@ -1,6 +1,6 @@
 """What ingest remembers: its position, the watermarks of the gateways' lanes, and the quarantine."""
 
-from sqlalchemy import BigInteger, Index, LargeBinary, String, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, Index, LargeBinary, String, UniqueConstraint, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from cloud.foundation.db import Id, Model, TenantOwned
@@ -32,13 +32,15 @@ class Watermark(Model):
 class Quarantine(TenantOwned, Model):
     """A payload, or a value in one, that could not be taken, with what is needed to look at it and to replay it.
 
+    An entry stands for `count` of them, from `received_ms` to `last_ms`; `replay_of` is the entry whose replay was refused again.
     (stream, sequence, number) is where it came from: computing a batch again finds its own rows instead of making new ones.
     """
 
     __tablename__ = "quarantine"
     __table_args__ = (
         UniqueConstraint("stream_id", "sequence", "number"),
-        Index("ix_quarantine_tenant_reason", "tenant_id", "reason"),
+        Index("ix_quarantine_tenant_state", "tenant_id", "state", "reason"),
+        Index("ix_quarantine_device", "product_key", "device_name", "state"),
     )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
@@ -53,6 +55,14 @@ class Quarantine(TenantOwned, Model):
     received_ms: Mapped[int] = mapped_column(BigInteger)
     size: Mapped[int]
     payload: Mapped[bytes] = mapped_column(LargeBinary)
+    count: Mapped[int] = mapped_column(BigInteger, default=1, server_default="1")
+    last_ms: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    address: Mapped[str] = mapped_column(String(64), default="", server_default="")
+    replayable: Mapped[bool] = mapped_column(Boolean, default=True, server_default=true())
+    state: Mapped[str] = mapped_column(String(16), default="held", server_default="held")
+    resolved_ms: Mapped[int | None] = mapped_column(BigInteger)
+    resolved_by: Mapped[str | None] = mapped_column(String(64))
+    replay_of: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class UnreadableMessage(Model):

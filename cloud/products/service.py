@@ -1,6 +1,6 @@
 """Use cases around products. Everything here blocks: asyncio code runs it in a thread."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 
 import msgspec
@@ -68,6 +68,12 @@ def list_products(work: UnitOfWork, after: int, limit: int) -> list[tuple[int, P
     columns = select(ProductRow.id, ProductRow.product_key, ProductRow.name, ProductRow.created_ms)
     rows = work.session.execute(columns.where(ProductRow.id > after).order_by(ProductRow.id).limit(limit))
     return [(row.id, ProductEntry(row.product_key, row.name, row.created_ms)) for row in rows]
+
+
+def product_names(work: UnitOfWork, product_keys: Collection[str]) -> dict[str, str]:
+    """The names of these products of the tenant, the built-in one among them."""
+    rows = work.session.execute(select(ProductRow.product_key, ProductRow.name).where(ProductRow.product_key.in_(product_keys)))
+    return {row.product_key: row.name for row in rows} | ({GATEWAY: gateway_product().name} if GATEWAY in product_keys else {})
 
 
 def _product(row: ProductRow) -> Product:

@@ -219,7 +219,7 @@ class DuckDbStore:
     def gaps(self, product_key: str, device_name: str, identifier: str, start: int, end: int, limit: int) -> Sequence[Gap]:
         with self._cursor() as cursor:
             rows = cursor.execute(
-                "SELECT * FROM gap WHERE product_key IN (?, '') AND device_name IN (?, '') AND identifier IN (?, '')"
+                "SELECT DISTINCT * FROM gap WHERE product_key IN (?, '') AND device_name IN (?, '') AND identifier IN (?, '')"
                 " AND from_ms < ? AND to_ms > ? ORDER BY from_ms, to_ms LIMIT ?",
                 [product_key, device_name, identifier, end, start, limit],
             ).fetchall()

@@ -21,6 +21,13 @@ def authenticate(database: Database, key: str) -> Principal | None:
     return Principal(row.tenant_id, row.name)
 
 
+def key_holder(database: Database, prefix: str) -> Principal | None:
+    """Whose key has this prefix, None when there is none or it is revoked. It proves nothing: the caller knows that the key was shown."""
+    with database.system_reading() as work:
+        row = work.session.scalars(select(ApiKeyRow).where(ApiKeyRow.prefix == prefix)).one_or_none()
+    return None if row is None or row.revoked_ms is not None else Principal(row.tenant_id, row.name)
+
+
 def create_tenant(work: UnitOfWork, name: str) -> Tenant:
     """In a unit of work of the whole system. Raises Refused when the name is taken or not 1 to 64 characters."""
     if not 1 <= len(name) <= 64:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edge_agent.cli import account, buffer, config, device, init, run, status
+from edge_agent.cli import account, buffer, config, device, init, models, run, status
 from edge_agent.cli.output import Context
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("account")(account.account)
 app.add_typer(config.app, name="config")
 app.add_typer(device.app, name="device")
 app.add_typer(buffer.app, name="buffer")
+app.add_typer(models.app, name="models")
 
 
 @app.callback()

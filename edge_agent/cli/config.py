@@ -25,6 +25,7 @@ def check(context: typer.Context, output: Output = Format.TABLE) -> None:
         "front_door": f"{settings.front_door.host}:{settings.front_door.port}" if settings.front_door else None,
         "devices": [f"{device.product_key}/{device.device_name}" for device in settings.devices],
         "connectors": [connector.name for connector in settings.connectors],
+        "models": [model.name for model in settings.models],
     }
     rows = [(key, ", ".join(value) if isinstance(value, list) else value) for key, value in summary.items()]
     show(summary, output, rows, ("KEY", "VALUE"))

@@ -13,7 +13,7 @@ from protocols.thing import library
 
 _TEMPLATE = """\
 # A Hearthline gateway. `edgectl config check` says what is wrong, `edgectl run` runs the agent. Paths are relative to this file.
-# Any value of the first four tables can be overridden: HEARTHLINE_EDGE_UPLINK_HOST is uplink.host.
+# Any value of a table with one pair of brackets can be overridden: HEARTHLINE_EDGE_UPLINK_HOST is uplink.host.
 
 data_dir = "data"               # the buffer lives here: keep it on a disk that survives a power cut
 
@@ -76,6 +76,20 @@ close_after_ms = 50             # a reading is on disk after at most about this 
 # type = "uint32"
 # word_order = "big"
 # scale = 1.0
+
+# [[model]]                     # an anomaly model beside the readings; made by `hearthline train anomaly`
+# name = "press-anomaly"
+# file = "press.onnx"
+# devices = ["press-1"]         # all of one kind: each has its own window
+# score = "AnomalyScore"        # the property that gets the score: above 1 is an anomaly
+# event = "AnomalyDetected"     # raised once an excursion; "" for none
+# raise_after = 3               # scores above the threshold in a row until it is raised
+# clear_after = 10              # scores below it in a row until it is over
+
+# [inference]                   # bounds of the process that runs the models; what they exceed never delays a reading
+# deadline_ms = 2000            # a request that takes longer ends the process, and another one is started
+# memory_mib = 160              # above it the process is exchanged
+# queue_rows = 10000            # rows that may wait for a score; the oldest go first and leave a gap of the score
 """
 
 

@@ -35,6 +35,7 @@ class Press:
     bearing_c: float = 41.0
     oil_bar: float = 62.0
     air_bar: float = 5.8
+    misaligned: bool = False  # the die sits askew: one side bears more, the frame shakes, the slide works against it
 
     @property
     def strokes(self) -> int:
@@ -70,8 +71,8 @@ def step(state: Press, dt_s: float, rng: Random) -> Press:
     wear = 0.0 if run_state is RunState.MAINTENANCE else state.wear + done * 2e-6
     tonnage, balance, scrap = state.tonnage, state.balance, state.scrap
     if done:  # the last stroke of the interval is the one that shows
-        tonnage = NOMINAL_T * (1 + wear) + rng.gauss(0.0, 1.6)
-        balance = min(0.6, max(0.4, 0.5 + wear + rng.gauss(0.0, 0.006)))
+        tonnage = NOMINAL_T * (1 + wear + 0.04 * state.misaligned) + rng.gauss(0.0, 1.6)
+        balance = min(0.6, max(0.4, 0.5 + wear + 0.05 * state.misaligned + rng.gauss(0.0, 0.006)))
         scrap += sum(rng.random() < 0.002 + wear for _ in range(min(done, 1_000)))
     return replace(
         state,
@@ -105,7 +106,7 @@ def readings(state: Press) -> dict[str, Value]:
         "MotorCurrent": round(state.power_w / 690, 1),
         "MotorTemperature": round(state.motor_c, 1),
         "BearingTemperature": round(state.bearing_c, 1),
-        "Vibration": round((0.4 + state.spm * 0.03) * (1 + 20 * state.wear), 2),
+        "Vibration": round((0.4 + state.spm * 0.03) * (1 + 20 * state.wear + 0.5 * state.misaligned), 2),
         "OilPressure": round(state.oil_bar, 1),
         "AirPressure": round(state.air_bar, 2),
         "TargetRate": round(state.target_spm, 1),

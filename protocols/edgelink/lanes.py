@@ -41,6 +41,7 @@ class GapReason(enum.StrEnum):
     BUFFER_RESET = "buffer_reset"
     BUFFER_DAMAGED = "buffer_damaged"
     STREAM_LOST = "stream_lost"
+    NOT_SCORED = "not_scored"
 
     @property
     def english(self) -> str:
@@ -60,6 +61,7 @@ _TEXTS = {
     GapReason.REFUSED_VALUE: ("the value does not fit the thing model", "数值不符合物模型"),
     GapReason.BUFFER_RESET: ("the edge buffer was replaced or restored", "边缘缓冲区被更换或恢复"),
     GapReason.BUFFER_DAMAGED: ("a frame in the edge buffer was damaged", "边缘缓冲区中的数据帧已损坏"),
+    GapReason.NOT_SCORED: ("the model did not score these readings", "模型未对这些数据评分"),
     GapReason.STREAM_LOST: ("the cloud's message stream was lost", "云端消息流丢失"),
 }
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import access_bench, edge_bench, ingest_bench
+from tests.benchmarks import access_bench, console_bench, edge_bench, ingest_bench, models_bench
 from tests.benchmarks.row import Row
 
 OUT = Path(__file__).parent.parent.parent / "build" / "bench.json"
@@ -14,6 +14,8 @@ SUITES: dict[str, Callable[[], list[Row]]] = {
     "access": access_bench.rows,
     "ingest": ingest_bench.rows,
     "edge": lambda: edge_bench.rows(edge_bench.measure()),
+    "models": models_bench.rows,
+    "console": console_bench.rows,
 }
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, insert, select, text, update
 
 from cloud.devices.model import CommandReply, PresenceChange
 from cloud.devices.registry import (
+    count_online,
     create_command,
     create_device,
     find_command,
@@ -19,6 +20,7 @@ from cloud.devices.registry import (
     find_route,
     list_devices,
     reported,
+    search_devices,
     set_enabled,
 )
 from cloud.devices.service import (
@@ -35,8 +37,9 @@ from cloud.foundation.db import Database, DatabaseAway, Model
 from cloud.foundation.problems import Problem
 from cloud.foundation.schema import upgrade
 from cloud.foundation.vault import Vault
+from cloud.ingest.quarantine import Wanted, count_held, list_entries, newest_entries
 from cloud.products.model import GATEWAY
-from cloud.products.service import create_product, find_product, list_products, thing_models
+from cloud.products.service import create_product, find_product, list_products, product_names, thing_models
 from cloud.tenancy.service import (
     authenticate,
     create_api_key,
@@ -137,6 +140,10 @@ def test_a_tenant_sees_and_changes_only_its_own_rows(database: Database) -> None
         assert list_products(work, 0, 10) == []
         assert find_device(work, product_key, "d1", lease_held=True) is None
         assert list_devices(work, product_key, 0, 10, lease_held=True) == []
+        assert search_devices(work, "", 0, 10, lease_held=True) == ([], 0)
+        assert count_online(work) == (0, 0)
+        assert product_names(work, {product_key}) == {}
+        assert (newest_entries(work, 10), list_entries(work, Wanted(), 0, 10), count_held(work)) == ([], [], {})
         assert work.session.get(DeviceRow, device_id) is None
         assert not set_enabled(work, product_key, "d1", False)
         assert work.session.scalar(select(func.count()).select_from(SiteRow)) == 0
@@ -145,6 +152,10 @@ def test_a_tenant_sees_and_changes_only_its_own_rows(database: Database) -> None
         work.commit()
     with database.reading(ONE) as work:
         found = find_device(work, product_key, "d1", lease_held=True)
+        assert search_devices(work, "KITCH", 0, 10, lease_held=True) == ([found], 1)
+        assert search_devices(work, "%", 0, 10, lease_held=True) == ([], 0)
+        assert count_online(work) == (1, 0)
+        assert list(product_names(work, {product_key, "gateway"})) == [product_key, "gateway"]
     assert found is not None
     assert found.enabled
     assert found.site == "kitchen"

@@ -84,6 +84,7 @@ def pages() -> dict[Path, str]:
         PAGES / "command-lines.md": command_lines(),
         PAGES / "api.md": api(),
         PAGES / "edge-configuration.md": edge_configuration(),
+        PAGES / "refusals.md": refusals.page(),
     }
 
 

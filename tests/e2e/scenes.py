@@ -17,6 +17,7 @@ from tests.e2e.link import Link
 from tests.e2e.platform import ROOT, Cloud, Gateway, Process, simulator, wait_until
 
 POLL_MS = 5
+RAISE_AFTER = 3
 CLOSE_AFTER_MS = 50
 
 
@@ -63,6 +64,7 @@ class Machine:
     points: list[dict[str, Any]]
     tsl: Any
     log: Path
+    unit_id: int = 1
 
     @classmethod
     def replay(cls, folder: Path, name: str, file: Path, *options: str, rate: float) -> "Machine":
@@ -83,7 +85,14 @@ class Machine:
 
     def connector(self) -> str:
         """The [[connector]] of the agent's configuration."""
-        head = {"name": self.name, "kind": "modbus-tcp", "device": self.name, "host": "127.0.0.1", "port": self.link.port}
+        head = {
+            "name": self.name,
+            "kind": "modbus-tcp",
+            "device": self.name,
+            "host": "127.0.0.1",
+            "port": self.link.port,
+            "unit_id": self.unit_id,
+        }
         head |= {"poll_ms": POLL_MS, "sample_on": "counter", "time_from": "time_ms"}
         blocks = ["[[connector]]\n" + toml(head)]
         blocks += [
@@ -117,9 +126,10 @@ class Site:
         machines: Sequence[Machine] = (),
         appliances: Mapping[str, Any] | None = None,
         *,
+        more: str = "",
         code: Path = ROOT,
     ) -> "Site":
-        """Products and devices over HTTP, then the agent's files. `appliances` is device name -> TSL."""
+        """Products and devices over HTTP, then the agent's files. `appliances` is device name -> TSL, `more` further tables."""
         gateway_secret = cloud.device("gateway", name, site=name)
         uplink, front_port = Link(("127.0.0.1", cloud.mqtt_port)), free_port()
         keys: dict[str, str] = {}
@@ -143,6 +153,7 @@ class Site:
                 "[buffer]\n" + toml({"close_after_ms": CLOSE_AFTER_MS}),
                 *blocks,
                 *(machine.connector() for machine in machines),
+                more,
             ]
         )
         listed = "".join(f"[{keys[device]}]\n{json.dumps(device)} = {json.dumps(secrets[device])}\n" for device in appliances or {})
@@ -191,3 +202,30 @@ def settled(cloud: Cloud, product_key: str, device: str, log: Path, *, raw: bool
 def wait_rows(log: Path, rows: int, timeout_s: float = 120.0) -> None:
     """Wait until a simulator has logged so many rows."""
     wait_until(lambda: rows_logged(log) >= rows, timeout_s, f"{rows} rows in {log.name} (there are {rows_logged(log)})", every_s=0.02)
+
+
+def model_table(name: str, file: Path, device: str, **bounds: int) -> str:
+    head = {
+        "name": name,
+        "file": str(file),
+        "devices": [device],
+        "score": "AnomalyScore",
+        "event": "AnomalyDetected",
+        "raise_after": RAISE_AFTER,
+    }
+    return "[[model]]\n" + toml(head) + ("[inference]\n" + toml(bounds) if bounds else "")
+
+
+def press_line(cloud: Cloud, folder: Path, name: str, rate: float, *, code: Path = ROOT, **bounds: int) -> tuple[Process, Link, Site, Path]:
+    """`fwsim line` behind a gateway that runs the demo's model of the press; its die is misaligned while `folder/fault` exists."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["line", "--port", "0", "--log-dir", str(folder), "--rate", str(rate), "--map-out", str(folder / "map.json")]
+    line = simulator("line", [*words, "--fault-file", str(folder / "fault")], folder)
+    line.start()
+    link = Link(("127.0.0.1", said(line, "ready")["port"]))
+    points = json.loads((folder / "map.json").read_text())["press-1"]
+    tsl = json.loads((ROOT / "protocols" / "thing" / "library" / "stamping_press.json").read_text())
+    machine = Machine("press-1", line, link, points["points"], tsl, folder / "press-1.jsonl", points["unit_id"])
+    more = model_table("press", ROOT / "firmware_sim" / "models" / "stamping_press.onnx", "press-1", **bounds)
+    site = Site.build(cloud, folder / "edge", name, [machine], more=more, code=code)
+    return line, link, site, machine.log

@@ -23,8 +23,9 @@ from cloud.foundation.schema import upgrade
 from cloud.foundation.vault import Vault
 from cloud.ingest.evaluation import Evaluator, open_message
 from cloud.ingest.model import SeriesBook
+from cloud.ingest.quarantine import Wanted, count_held, list_entries
 from cloud.ingest.registry import Registry
-from cloud.ingest.service import commit, count_quarantine, list_quarantine, load_memory
+from cloud.ingest.service import commit, load_memory
 from cloud.ingest.worker import serve
 from cloud.products.service import create_product
 from cloud.telemetry.duckdb_store import DuckDbStore
@@ -166,8 +167,8 @@ async def test_what_was_committed_to_the_stream_is_stored_answered_and_in_the_sh
                 await asyncio.sleep(0.01)
     with world.database.reading(world.tenant_id) as work:
         assert reported(work, world.session("s1").device_id) == {"power": (3.0, NOW + 3), "level": (2, NOW + 2)}
-        assert count_quarantine(work) == {"bad_json": 1}
-        assert [entry.payload for entry in list_quarantine(work, 0, 10)] == [b"{"]
+        assert count_held(work) == {"bad_json": 1}
+        assert [entry.payload for entry in list_entries(work, Wanted(), 0, 10)] == [b"{"]
     assert [msgspec.json.decode(message.payload)["code"] for message in down if message.product_key != "gateway"] == [200, 200, 200, 6207]
     (told,) = [msgspec.json.decode(message.payload, type=Committed) for message in down if message.topic.endswith("/down/committed")]
     assert told == Committed(BUFFER.hex(), {Lane.LIVE: 2})
@@ -197,7 +198,7 @@ async def test_a_crash_between_the_two_steps_repeats_the_first_as_nothing_and_th
     assert {mark.sequence for mark in load_memory(world.database, 0).marks.values()} == {5}
     with world.database.reading(world.tenant_id) as work:
         assert reported(work, world.session("s1").device_id) == {"power": (1.0, NOW + 1), "level": (5, NOW + 5)}
-        assert count_quarantine(work) == {"bad_json": 1}
+        assert count_held(work) == {"bad_json": 1}
 
 
 async def test_computing_the_metadata_again_changes_nothing(world: World, door: Bus) -> None:
@@ -210,7 +211,7 @@ async def test_computing_the_metadata_again_changes_nothing(world: World, door: 
     for _ in range(2):
         commit(world.database, 0, effects)
         with world.database.reading(world.tenant_id) as work:
-            assert count_quarantine(work) == {"bad_json": 1, "unknown_identifier": 1}
+            assert count_held(work) == {"bad_json": 1, "unknown_identifier": 1}
             assert reported(work, world.session("s1").device_id) == {"power": (1.0, NOW + 1)}
         assert load_memory(world.database, 0).position == Position("s", 1)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiomqtt
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from protocols.alink.credentials import sign

@@ -1,6 +1,7 @@
 """`edgectl`: what scripts rely on. Exit codes, stdout for data, a configuration that is right from the start."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from edge_agent.cli.output import Exit
 from edge_agent.settings import load
 
 runner = CliRunner()
+ROOT = Path(__file__).parent.parent.parent.parent
 
 
 def edgectl(home: Path, *words: str) -> tuple[int, str, str]:
@@ -35,7 +37,16 @@ def test_the_commented_part_of_the_template_is_right_too(tmp_path: Path) -> None
     head, _, example = path.read_text().partition("# [[device]]")
     lines = ("# [[device]]" + example).splitlines()
     path.write_text(head + "\n".join(line.removeprefix("# ") for line in lines).replace("<product key>", "pk"))
-    (connector,) = load(path, {}).connectors
+    shutil.copy(ROOT / "firmware_sim" / "models" / "stamping_press.onnx", tmp_path / "press.onnx")
+    settings = load(path, {})
+    (connector,) = settings.connectors
+    (model,) = settings.models
+    assert (model.devices, model.score, model.event, settings.inference.queue_rows) == (
+        ("press-1",),
+        "AnomalyScore",
+        "AnomalyDetected",
+        10_000,
+    )
     assert (connector.sample_on, connector.time_from) == ("counter", "time_ms")
 
 

@@ -58,3 +58,16 @@ def test_the_joined_scrape_names_each_family_once_and_each_sample_by_role() -> N
     assert things == {"core": 1.0, "access": 2.0}
     assert families["hearthline_wait_seconds"].type == "histogram"
     assert len(families["hearthline_wait_seconds"].samples) == 2 * (13 + 1 + 2)
+
+
+def test_a_traceback_in_the_log_holds_no_values_of_variables() -> None:
+    """They may be keys and secrets."""
+    program = (
+        "from cloud.foundation import logs; logs.configure('core')\n"
+        "def inner(key):\n    raise ValueError('told so')\n"
+        "try:\n    inner('canary-' + 'secret')\nexcept ValueError as error:\n    logs.get_logger().error('x.failed', exc_info=error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "told so" in done.stderr
+    assert "canary-secret" not in done.stderr
