@@ -9,9 +9,10 @@ from cloud.access.admission import Denied, Verdict
 from cloud.access.group import GroupCommit, Owner
 from cloud.access.model import Downlink
 from cloud.access.refusals import Client, RefusalLedger, claimed
+from cloud.access.topics import may_listen
 from cloud.devices.model import Credentials
 from cloud.foundation.clock import now_ms
-from protocols.errors import Refused
+from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Connect
 from protocols.mqtt.events import Event
 from protocols.mqtt.lobby import Bounds, Lobby, no_room
@@ -26,6 +27,7 @@ class Attendee(Owner, Protocol):
 
     session: ServerSession
     address: str
+    credentials: Credentials | None
     fingerprint: int
     noted: bool
 
@@ -106,6 +108,21 @@ class FrontDoor:
         if self.refusals.refuse(client, refused, now_ms(), topic=topic, sample=sample, count=count):
             self.refused_first.set()
 
+    def may_listen(self, connection: Attendee, credentials: Credentials, topic_filter: str) -> bool:
+        """Whether a SUBSCRIBE is granted; counts it if not."""
+        if may_listen(credentials, topic_filter):
+            return True
+        refused = Refused(Reason.FOREIGN_TOPIC, "a device may only subscribe to what is sent to it: correct the filter, or leave it out")
+        self.refuse(client_of(connection), refused, topic=topic_filter)
+        return False
+
+    def leaves(self, connection: Attendee) -> None:
+        """A connection begins to close: what it is closed for is counted, unless it was already."""
+        self.lobby.left(connection)
+        session = connection.session
+        if session.refusal is not None and not connection.noted:
+            self.refuse(client_of(connection), session.refusal, sample=session.offence)
+
     def gone(self, connection: Attendee) -> None:
         """A socket is closed."""
         self.connections.discard(connection)
@@ -158,6 +175,14 @@ class FrontDoor:
         """Tell everybody to come back later."""
         for connection in tuple(self.connections):
             connection.handle(connection.session.close(code))
+
+
+def client_of(connection: Attendee) -> Client:
+    """Who a connection is, for a refusal: a device that was let in, or an address."""
+    known = connection.credentials
+    if known is None:
+        return Client(connection.address)
+    return Client(connection.address, known.product_key, known.device_name, tenant_id=known.tenant_id)
 
 
 def _host(address: str) -> str:

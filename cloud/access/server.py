@@ -3,16 +3,16 @@
 import asyncio
 import time
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
-from cloud.access.door import FrontDoor, fingerprint
+from cloud.access.door import FrontDoor, client_of, fingerprint
 from cloud.access.model import Kind, PresenceNote, SessionRow, session_key
-from cloud.access.refusals import Client
-from cloud.access.topics import check_frames, may_listen, uplink_lane
+from cloud.access.topics import check_frames, uplink_lane
 from cloud.devices.model import Credentials
 from cloud.foundation.clock import now_ms
 from protocols.edgelink.lanes import Lane
-from protocols.errors import Reason, Refused
+from protocols.errors import Refused
 from protocols.mqtt.codec import Decoder, PublishRun, Will, encode_publish
 from protocols.mqtt.events import ConnectRequested, Disconnected, Event, Published
 from protocols.mqtt.offence import SAMPLE
@@ -96,10 +96,10 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Send what the session has to say, and read on or stop, as the bounds have it."""
         session = self.session
-        if self.writing and (output := session.take_output()):
-            self.transport.write(output)
         if session.should_close:
             return self._close()
+        if self.writing and (output := session.take_output()):
+            self.transport.write(output)
         waiting = self.messages
         full = (
             waiting >= IN_FLIGHT_MESSAGES or self.bytes >= IN_FLIGHT_BYTES or (waiting and self.door.commit.waiting_bytes >= WAITING_BYTES)
@@ -112,20 +112,15 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         if not self.closing_since:
             self.closing_since = time.monotonic()
-            if self.session.refusal is not None and not self.noted:
-                self.door.refuse(self._client(), self.session.refusal, sample=self.session.offence)
-            self.door.lobby.left(self)
+            self.door.leaves(self)
+            if not self.transport.is_closing():
+                self.transport.write(self.session.take_output())  # also to who does not read: it may begin to
             self.transport.close()
 
     def tick(self, now: float) -> None:
         self.handle(self.session.tick(now, self.paused, 0 if self.writing else self.transport.get_write_buffer_size()))
         if self.closing_since and now > self.closing_since + GOODBYE_S:
             self.transport.abort()
-
-    def _client(self) -> Client:
-        if (known := self.credentials) is None:
-            return Client(self.address)
-        return Client(self.address, known.product_key, known.device_name, tenant_id=known.tenant_id)
 
     def open(self, credentials: Credentials, epoch: int) -> None:
         """The CONNECT was right."""
@@ -140,17 +135,9 @@ class Connection(asyncio.Protocol):
             self.session.accept(
                 receive_maximum=IN_FLIGHT_MESSAGES,
                 server_keepalive=keepalive_s,
-                allow_filter=self._may_listen,
+                allow_filter=partial(self.door.may_listen, self, credentials),
             )
         )
-
-    def _may_listen(self, topic_filter: str) -> bool:
-        assert self.credentials is not None
-        if may_listen(self.credentials, topic_filter):
-            return True
-        refused = Refused(Reason.FOREIGN_TOPIC, "a device may only subscribe to what is sent to it: correct the filter, or leave it out")
-        self.door.refuse(self._client(), refused, topic=topic_filter)
-        return False
 
     def _published(self, run: PublishRun) -> None:
         if self.broken:
@@ -183,7 +170,7 @@ class Connection(asyncio.Protocol):
         """MQTT 5 is told in the PUBACK, in its turn; 3.1.1 has no word for it and is closed."""
         ends = self.session.version != MQTT_5 and not self.session.should_close  # the latter: a will
         first = run.data[run.first : run.first + run.size][:SAMPLE]
-        self.door.refuse(self._client(), refused, topic=run.topic, sample=first, count=1 if ends else run.count)
+        self.door.refuse(client_of(self), refused, topic=run.topic, sample=first, count=1 if ends else run.count)
         if ends:
             self.broken = self.noted = True
             self.handle(self.session.fail(refused))

@@ -293,16 +293,22 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def flush(self) -> None:
-        if self._writing and (output := self._session.take_output()):
+        session = self._session
+        if session.should_close:
+            return self._close()
+        if self._writing and (output := session.take_output()):
             self._transport.write(output)
-        if not self._session.should_close:
-            return self.pace()
+        return self.pace()
+
+    def _close(self) -> None:
         if not self._closing_since:
             self._closing_since = self._door.clock.monotonic()
             if self._session.refusal is not None and not self._noted:
                 self._count(self._session.refusal)
             self._door.lobby.left(self)
-        return self._transport.close()
+            if not self._transport.is_closing():
+                self._transport.write(self._session.take_output())  # also to who does not read: it may begin to
+            self._transport.close()
 
     def pace(self) -> None:
         """Read the socket, or not: the session waits, the disk is behind, or this connection has enough under way."""

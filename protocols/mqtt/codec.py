@@ -83,6 +83,10 @@ class Decoder:
             self._tail, self._need = bytearray(), 0
         self._tail += data
 
+    def forget(self) -> None:
+        """Let go of bytes that nobody will ask for."""
+        self._tail = None
+
     def feed(self, data: bytes) -> list[Packet | PublishRun]:
         """The packets that `data` completes; raises `Refused`, after which the stream is lost.
 
@@ -139,7 +143,7 @@ class Decoder:
                     raise malformed("a remaining length is longer than it needs to be")
             stop = body + length
             if stop - at > self.max_packet:
-                raise Refused(Reason.PACKET_TOO_LARGE, f"a packet of {stop - at} bytes is larger than {self.max_packet}")
+                raise self._too_large(stop - at)
             if stop > end:
                 self._need = stop - at
                 return at
@@ -175,6 +179,10 @@ class Decoder:
         if isinstance(packet, Connect):
             self.version = packet.version
         return packet
+
+    def _too_large(self, size: int) -> Refused:
+        text = f"a packet of {size} bytes is larger than the {self.max_packet} that are taken here: send less at once"
+        return Refused(Reason.PACKET_TOO_LARGE, text)
 
     def _unexpected(self, first: int) -> Refused:
         known = {kind & 0xF0 for kind in (TO_SERVER if self.server_side else TO_CLIENT)}

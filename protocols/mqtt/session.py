@@ -216,7 +216,7 @@ class ServerSession:
         if self._state is _State.CLOSED:
             return []
         if self._state is _State.ASKED:
-            return self._hold(data, now)
+            return self._hold(data, now) if self._denial is None else []
         return self._read(data, now)
 
     def _hold(self, data: bytes, now: float) -> list[Event]:
@@ -375,6 +375,7 @@ class ServerSession:
         if reason is not None:
             self.refusal = Refused(reason, text or f"CONNECT was answered with {answer}")
         self._denial = ConnAck(False, answer), text, 0.0 if not_before is None else not_before
+        self._decoder.forget()  # what came behind a CONNECT that is denied is not kept while the answer waits
         if not_before is None:
             self._deny()
 
@@ -538,4 +539,5 @@ class ServerSession:
         if self._state is _State.OPEN:
             events.append(Disconnected(None if clean else self._will, clean, cause))
         self._state = _State.CLOSED
+        self._decoder.forget()
         self._will = self._downlink = None

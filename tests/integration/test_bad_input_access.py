@@ -445,10 +445,11 @@ def test_a_slow_writer(front: Front, version: int) -> None:
 
 
 @pytest.mark.refusal(Reason.SLOW_READER)
-def test_a_slow_reader(front: Front) -> None:
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_slow_reader(front: Front, version: int) -> None:
     """It publishes nothing and reads nothing: what it is sent is bounded, then it is closed, and others are sent theirs meanwhile."""
     with offence(front, Reason.SLOW_READER) as seen:
-        slow, other = front.client().open(), front.client().open()
+        slow, other = front.client(version=version).open(), front.client().open()
         undelivered, sessions = "hearthline_access_undelivered_total", "hearthline_access_sessions"
         before, sent = front.door.metrics(), 0
 
@@ -477,6 +478,8 @@ def test_a_slow_reader(front: Front) -> None:
         assert entry.device_name == slow.device_name
         assert "read" in entry.detail
         wait_for(lambda: front.door.metrics()[sessions] == before[sessions] - 1)
+        last = [packet for packet in iter(slow.next, None) if not isinstance(packet, PublishRun)]  # it begins to read after all
+        assert [getattr(packet, "reason", None) for packet in last] == ([ReasonCode.QUOTA_EXCEEDED] if version == 5 else [])
 
 
 @pytest.mark.refusal(Reason.KEEPALIVE_TIMEOUT)
@@ -583,11 +586,9 @@ def test_10_000_connections_that_never_send_connect(tmp_path: Path) -> None:
                 sock = socket.create_connection(("127.0.0.1", front.door.port), source_address=(f"127.200.0.{1 + n % 4}", 0))
                 silent.append(sock)
             seen.good.goes_on()
-            metrics = front.door.metrics()
-            assert metrics["hearthline_access_strangers"] == count
-            assert metrics["hearthline_access_connections"] == count + 1
+            wait_for(lambda: front.door.metrics()["hearthline_access_strangers"] == count)  # all of them at once
             grown = _resident_kib(front.door.process.pid) - before
-            assert grown / count < 8, f"{grown / count:.1f} KiB for each silent connection"
+            assert grown / count < 6, f"{grown / count:.1f} KiB for each silent connection"
             late = front.client().open()  # a device comes in among them
             late.publish(b"among strangers", 1)
             assert late.acks(1) == [(1, 0)]

@@ -1,6 +1,7 @@
 """What a device and the owner of a session may rely on."""
 
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -188,6 +189,22 @@ def test_a_refused_connect_of_an_mqtt_5_client_says_what_to_do_unless_it_takes_n
         assert (answer.reason, answer.properties.reason_string) == (0x86, words)
 
 
+def test_nothing_is_kept_of_who_waits_for_a_refusal() -> None:
+    session = ServerSession()
+    session.receive(encode(connect()) + bytes(200_000), 1.0)
+    tracemalloc.start()
+    try:
+        session.refuse(ConnectCode.BAD_CREDENTIALS, "no", not_before=20.0)
+        for _ in range(100):
+            assert session.receive(bytes(60_000), 2.0) == []
+        assert tracemalloc.get_traced_memory()[0] < 60_000
+    finally:
+        tracemalloc.stop()
+    assert session.holding
+    session.tick(20.0)
+    assert codes(sent(session)) == [4]
+
+
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_refusal_can_wait_for_its_time_and_is_told_when_the_session_ends_before(version: int) -> None:
     endings: list[tuple[Callable[[ServerSession], object], bool]] = [
@@ -308,6 +325,7 @@ def test_a_packet_cut_by_the_answer_is_completed_after_it() -> None:
     assert run.size == 20_000
 
 
+@pytest.mark.refusal(Reason.QUOTA_EXCEEDED)
 def test_what_is_held_is_bounded() -> None:
     session = ServerSession(limits=Limits(held_bytes=1000))
     session.receive(encode(connect()), 1.0)
