@@ -20,6 +20,7 @@ from cloud.foundation.health import ask_role, serve_health
 from cloud.foundation.metrics import Metrics
 from cloud.foundation.schema import upgrade
 from cloud.foundation.vault import Vault
+from cloud.ingest.tables import Quarantine
 from cloud.telemetry.duckdb_store import DuckDbStore
 from cloud.telemetry.service import History
 from cloud.tenancy.service import create_api_key, create_tenant
@@ -64,6 +65,20 @@ class Rig:
         with self.database.system() as work:
             apply_presence(work.session, [PresenceChange(device, online, 1000, 1, via)])
             work.commit()
+
+    def quarantined(self, product_key: str, name: str) -> str:
+        """The number of an entry that the device's tenant has in the quarantine."""
+        facts = device_facts(self.database, [(product_key, name)])[product_key, name]
+        with self.database.unit_of_work(facts.tenant_id) as work:
+            entry = Quarantine(
+                stream_id="s", sequence=1, number=0, product_key=product_key, device_name=name, topic="t", reason="bad_json", detail="x",
+                received_ms=1, size=1, payload=b"{",
+            )  # fmt: skip
+            work.session.add(entry)
+            work.session.flush()
+            number = str(entry.id)
+            work.commit()
+        return number
 
 
 @pytest.fixture
@@ -301,7 +316,12 @@ OF_A_RESOURCE: dict[str, dict[str, object] | None] = {
     "get_command": None,
     "get_latest": None,
     "get_history": None,
+    "get_quarantine_entry": None,
+    "replay_quarantine_entry": {},
+    "discard_quarantine_entry": {},
+    "list_unreadable_messages": None,
 }
+DECIDES_ABOUT_OWN = {"replay_quarantine", "discard_quarantine"}  # each about everything its tenant holds: nothing, here
 
 
 async def test_no_operation_shows_or_changes_anything_of_another_tenant(rig: Rig) -> None:
@@ -309,6 +329,7 @@ async def test_no_operation_shows_or_changes_anything_of_another_tenant(rig: Rig
     rig.online(await rig.device(rig.one, product_key, "stove-1"))
     command_id = (await rig.one.post(f"/v1/devices/{product_key}/stove-1/properties", json={"Level": 2})).json()["command_id"]
     names = {"product_key": product_key, "device_name": "stove-1", "identifier": "Level", "command_id": command_id}
+    names["number"] = rig.quarantined(product_key, "stove-1")
     seen: set[str] = set()
     for path, methods in rig.paths.items():
         for method, operation in methods.items():
@@ -316,18 +337,21 @@ async def test_no_operation_shows_or_changes_anything_of_another_tenant(rig: Rig
             seen.add(name)
             if name in PUBLIC:
                 continue
-            body = OF_A_RESOURCE.get(name) or ({} if method != "get" else None)
+            body = OF_A_RESOURCE.get(name) or ({"all": True} if name in DECIDES_ABOUT_OWN else {} if method != "get" else None)
             url = path.format(**names)
             problem(await rig.nobody.request(method, url, json=body), 401, "bad-key")
             answer = await rig.two.request(method, url, json=body)
             if name in LISTS_OWN:
                 assert answer.status_code == 200
                 assert product_key not in answer.text
+            elif name in DECIDES_ABOUT_OWN:
+                assert (answer.status_code, answer.json()["done"]) == (200, 0)
             elif name not in MAKES_OWN:
                 assert name in OF_A_RESOURCE, f"{name} has no place in the matrix"
                 problem(answer, 404, "not-found")
-    assert seen == PUBLIC | LISTS_OWN | MAKES_OWN | set(OF_A_RESOURCE), "the matrix and the routes differ"
+    assert seen == PUBLIC | LISTS_OWN | MAKES_OWN | DECIDES_ABOUT_OWN | set(OF_A_RESOURCE), "the matrix and the routes differ"
     assert len(rig.downlink.sent) == 1
+    assert (await rig.one.get(f"/v1/quarantine/{names['number']}")).json()["state"] == "held"
     assert (await rig.one.get(f"/v1/devices/{product_key}/stove-1")).json()["enabled"] is True
 
 
