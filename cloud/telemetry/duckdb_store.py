@@ -1,4 +1,4 @@
-"""`TelemetryStore` on DuckDB: one hot table a day and kind; rows, new series, gaps and the position in one transaction."""
+"""`TelemetryStore` on DuckDB: a day is a row of tables (segments.py); rows, new series, gaps and the position in one transaction."""
 
 import threading
 import time
@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from cloud.telemetry.buckets import Piece, fold, join
 from cloud.telemetry.model import (
     DAY_MS,
     Append,
@@ -29,14 +30,11 @@ from cloud.telemetry.model import (
     judge,
     numbers_to_arrow,
 )
+from cloud.telemetry.ordering import COLUMNS, Ordering
 from cloud.telemetry.ports import QueryTooSlow
+from cloud.telemetry.segments import Segment, Segments
 
-TABLES_A_QUERY: Final = 64  # days in one statement: a year is six statements, not one of 365 branches
-_COLUMNS: Final = {
-    Kind.NUMBER: "series INTEGER NOT NULL, ts BIGINT NOT NULL, v DOUBLE NOT NULL, pos BIGINT NOT NULL",
-    Kind.TEXT: "series INTEGER NOT NULL, ts BIGINT NOT NULL, v VARCHAR NOT NULL, pos BIGINT NOT NULL",
-}
-_PREFIX: Final = {Kind.NUMBER: "hot_", Kind.TEXT: "hot_text_"}  # events lie among the texts
+TABLES_A_QUERY: Final = 64  # in one statement, of whole days: a year of small days is six statements, not one of 365 branches
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,9 @@ class Limits:
     threads: int = 2
     checkpoint: str = "128MB"
     query_s: float = 10.0
+    segment_rows: int = 1 << 20  # an open segment is scanned whole by a query: 3 ms for a million rows
+    segment_texts: int = 1 << 17
+    folded_rows: int = 1_000_000  # that a chart takes into memory; DuckDB, which can go to disk, folds more by itself
 
 
 class DuckDbStore:
@@ -56,19 +57,20 @@ class DuckDbStore:
         config: dict[str, Any] = {"memory_limit": limits.memory, "threads": str(limits.threads), "checkpoint_threshold": limits.checkpoint}
         self._connection: Any = duckdb.connect(str(path), config=config)
         self._query_s = limits.query_s
+        self._folded_rows = limits.folded_rows
         self._running: dict[int, tuple[float, Any]] = {}  # cursors at work: deadline, cursor
         self._closing = threading.Event()
-        self._days: dict[Kind, frozenset[int]] = {Kind.NUMBER: frozenset(), Kind.TEXT: frozenset()}
         self._series: dict[SeriesKey, int] = {}
         self._by_id: list[Series] = []
         self._position = Position()
         self._inserts: dict[str, Any] = {}  # parsed, by table
-        self._prepare()
+        self._segments = self._prepare(limits)
+        self._ordering = Ordering(self._connection, self._segments)
         (self._move,) = self._connection.extract_statements("UPDATE position SET stream_id = ?, sequence = ?")
         self._watchdog = threading.Thread(target=self._interrupt_late, name="query-watchdog", daemon=True)
         self._watchdog.start()
 
-    def _prepare(self) -> None:
+    def _prepare(self, limits: Limits) -> Segments:
         execute = self._connection.execute
         execute("CREATE TABLE IF NOT EXISTS position (stream_id VARCHAR NOT NULL, sequence BIGINT NOT NULL)")
         execute(
@@ -87,12 +89,9 @@ class DuckDbStore:
             self._position = Position(*held)
         for number, product_key, device_name, identifier, kind in execute("SELECT * FROM series ORDER BY id").fetchall():
             self._enter(Series(number, SeriesKey(product_key, device_name, identifier, Kind(kind))))
-        names = [
-            name for (name,) in execute("SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 'hot\\_%' ESCAPE '\\'").fetchall()
-        ]
-        for kind, prefix in _PREFIX.items():
-            days = (name.removeprefix(prefix).replace("m", "-") for name in names if name.startswith(prefix))
-            self._days[kind] = frozenset(int(day) for day in days if not day.startswith("text_"))
+        tables = execute("SELECT table_name, estimated_size FROM duckdb_tables()").fetchall()
+        found = [(segment, rows) for name, rows in tables if (segment := Segment.parse(name)) is not None]
+        return Segments(found, {Kind.NUMBER: limits.segment_rows, Kind.TEXT: limits.segment_texts})
 
     def _enter(self, series: Series) -> None:
         self._series[series.key] = series.id
@@ -113,23 +112,27 @@ class DuckDbStore:
         verdict = judge(self._position, append)
         if verdict is not Verdict.APPLIED:
             return verdict
-        days = {kind: set(held) for kind, held in self._days.items()}
         self._connection.begin()
         try:
-            self._write(append, days)
+            grown = self._write(append)
             self._connection.execute(self._move, [append.end.stream_id, append.end.sequence])
             self._connection.commit()
         except BaseException:
             self._connection.rollback()
             raise
-        # Readers see new days, series and the position only now that the rows are durable.
-        self._days = {kind: frozenset(held) for kind, held in days.items()}
+        # Readers see new tables, series and the position only now that the rows are durable.
+        for segment, rows in grown:
+            if self._segments.appended(segment, rows):
+                self._inserts.pop(segment.table, None)
+                self._ordering.wake()
         for series in append.series:
             self._enter(series)
         self._position = append.end
         return verdict
 
-    def _write(self, append: Append, days: dict[Kind, set[int]]) -> None:
+    def _write(self, append: Append) -> list[tuple[Segment, int]]:
+        """Which segments grew, and by how many rows."""
+        grown = []
         if append.series:
             expected = range(len(self._by_id) + 1, len(self._by_id) + 1 + len(append.series))
             if [series.id for series in append.series] != list(expected):
@@ -137,13 +140,16 @@ class DuckDbStore:
             named = [(s.id, s.key.product_key, s.key.device_name, s.key.identifier, str(s.key.kind)) for s in append.series]
             self._insert("series", _arrow(named, ("id", "product_key", "device_name", "identifier", "kind")))
         for day, numbers in _numbers_by_day(append.numbers):
-            self._insert(self._table(Kind.NUMBER, day, days), numbers_to_arrow(numbers))
+            grown.append((segment := self._open(Kind.NUMBER, day), len(numbers)))
+            self._insert(segment.table, numbers_to_arrow(numbers))
         for day, texts in _texts_by_day(append.texts):
             rows = [(text.series, text.ts, text.json, text.position) for text in texts]
-            self._insert(self._table(Kind.TEXT, day, days), _arrow(rows, ("series", "ts", "v", "pos")))
+            grown.append((segment := self._open(Kind.TEXT, day), len(rows)))
+            self._insert(segment.table, _arrow(rows, ("series", "ts", "v", "pos")))
         if append.gaps:
             missing = [(g.product_key, g.device_name, g.identifier, g.from_ms, g.to_ms, g.count, g.reason) for g in append.gaps]
             self._insert("gap", _arrow(missing, ("product_key", "device_name", "identifier", "from_ms", "to_ms", "count", "reason")))
+        return grown
 
     def _insert(self, table: str, rows: Any) -> None:
         statement = self._inserts.get(table)
@@ -154,12 +160,11 @@ class DuckDbStore:
         incoming = pa.Table.from_batches([rows])  # noqa: F841 - DuckDB finds it by its name
         self._connection.execute(statement)
 
-    def _table(self, kind: Kind, day: int, days: dict[Kind, set[int]]) -> str:
-        name = _table_name(kind, day)
-        if day not in days[kind]:
-            self._connection.execute(f"CREATE TABLE {name} ({_COLUMNS[kind]})")
-            days[kind].add(day)
-        return name
+    def _open(self, kind: Kind, day: int) -> Segment:
+        segment = self._segments.open(kind, day)
+        if not self._segments.holds(segment):
+            self._connection.execute(f"CREATE TABLE {segment.table} ({COLUMNS[kind]})")
+        return segment
 
     # --- queries -----------------------------------------------------------------------------------------------------------
 
@@ -179,8 +184,8 @@ class DuckDbStore:
         position: list[Ints64] = []
         found = 0
         with self._cursor() as cursor:
-            for union in _unions(kind, self._days[kind], series, start, end):
-                rows = cursor.execute(statement.format(union)).fetchnumpy()
+            for days in self._days(kind, start, end):
+                rows = self._ask(cursor, statement, kind, days, series, start, end)
                 ts.append(rows["ts"])
                 values.append(rows["v"])
                 position.append(rows["pos"])
@@ -192,29 +197,48 @@ class DuckDbStore:
         return Points(_join(ts, np.int64)[wanted], joined if kind is Kind.NUMBER else joined.tolist(), _join(position, np.int64)[wanted])
 
     def buckets(self, series: int, start: int, end: int, width: int) -> Buckets:
-        statement = (
-            f"SELECT (ts - {start:d}) // {width:d} AS bucket, min(v) AS low, max(v) AS high, sum(v) AS total, count(*) AS number"  # noqa: S608 - integers
-            " FROM (SELECT ts, arg_max(v, arrival) AS v FROM ({}) GROUP BY ts) GROUP BY bucket ORDER BY bucket"
-        )
+        pieces = []
         with self._cursor() as cursor:
-            unions = _unions(Kind.NUMBER, self._days[Kind.NUMBER], series, start, end)
-            pieces = [cursor.execute(statement.replace("{}", union)).fetchnumpy() for union in unions]
-        bucket, low, high, total, number = (
-            _join([piece[name] for piece in pieces], dtype)
-            for name, dtype in (
-                ("bucket", np.int64),
-                ("low", np.float64),
-                ("high", np.float64),
-                ("total", np.float64),
-                ("number", np.int64),
-            )
-        )
-        # A bucket that spans two statements comes twice: fold the pieces.
-        distinct, first = np.unique(bucket, return_index=True)
-        if not len(distinct):
-            return Buckets(distinct, low, high, total, number)
-        total, number = np.add.reduceat(total, first), np.add.reduceat(number, first)
-        return Buckets(distinct * width + start, np.minimum.reduceat(low, first), np.maximum.reduceat(high, first), total / number, number)
+            for days in self._days(Kind.NUMBER, start, end):
+                some = f"SELECT ts, v, arrival FROM ({{}}) LIMIT {self._folded_rows + 1}"  # noqa: S608 - an integer
+                rows = self._ask(cursor, some, Kind.NUMBER, days, series, start, end)
+                if len(rows["ts"]) <= self._folded_rows:  # then this is a third faster than to let DuckDB do it
+                    pieces.append(fold(*(np.asarray(rows[name]) for name in ("ts", "v", "arrival")), start, width))
+                    continue
+                statement = (
+                    f"SELECT (ts - {start:d}) // {width:d} AS bucket, min(v) AS low, max(v) AS high, sum(v) AS total, count(*) AS number"  # noqa: S608 - integers
+                    " FROM (SELECT ts, arg_max(v, arrival) AS v FROM ({}) GROUP BY ts) GROUP BY bucket ORDER BY bucket"
+                )
+                rows = self._ask(cursor, statement, Kind.NUMBER, days, series, start, end)
+                pieces.append(Piece(*(np.asarray(rows[name]) for name in ("bucket", "low", "high", "total", "number"))))
+        return join(pieces, start, width)
+
+    def _days(self, kind: Kind, start: int, end: int) -> Iterator[list[int]]:
+        """The days that the range touches, by statement: one day first, then ever more, so that a short page stays cheap."""
+        days = self._segments.days(kind, start // DAY_MS, (end - 1) // DAY_MS)
+        tables = 1
+        while days:
+            number, held = 1, len(self._segments.of(kind, days[0]))
+            while number < len(days) and (held := held + len(self._segments.of(kind, days[number]))) <= tables:
+                number += 1
+            yield days[:number]
+            days, tables = days[number:], min(2 * tables, TABLES_A_QUERY)
+
+    def _ask(self, cursor: Any, statement: str, kind: Kind, days: Sequence[int], series: int, start: int, end: int) -> Any:
+        """Run the statement over these days; again when a segment was put in order just before."""
+        wanted = f"series = {series:d} AND ts >= {start:d} AND ts < {end:d}"
+        while True:
+            segments = [segment for day in days for segment in self._segments.of(kind, day)]
+            branches = [
+                f"SELECT ts, v, pos, rowid + {segment.arrivals_from} AS arrival FROM {segment.table} WHERE {wanted}"  # noqa: S608 - ours
+                for segment in segments
+            ]
+            try:
+                return cursor.execute(statement.replace("{}", " UNION ALL ".join(branches))).fetchnumpy()
+            except duckdb.CatalogException:
+                self._segments.settled()
+                if segments == [segment for day in days for segment in self._segments.of(kind, day)]:
+                    raise
 
     def gaps(self, product_key: str, device_name: str, identifier: str, start: int, end: int, limit: int) -> Sequence[Gap]:
         with self._cursor() as cursor:
@@ -248,12 +272,9 @@ class DuckDbStore:
     def close(self) -> None:
         if not self._closing.is_set():
             self._closing.set()
+            self._ordering.close()
             self._watchdog.join()
             self._connection.close()
-
-
-def _table_name(kind: Kind, day: int) -> str:
-    return f"{_PREFIX[kind]}{day}".replace("-", "m")
 
 
 def _arrow(rows: Sequence[tuple[Any, ...]], names: Sequence[str]) -> Any:
@@ -282,18 +303,6 @@ def _texts_by_day(texts: Sequence[Text]) -> Iterator[tuple[int, list[Text]]]:
     for text in texts:
         days.setdefault(text.ts // DAY_MS, []).append(text)
     yield from sorted(days.items())
-
-
-def _unions(kind: Kind, days: frozenset[int], series: int, start: int, end: int) -> Iterator[str]:
-    """Sub-selects over the days that the range touches: one day first, then ever more, so that a short page stays cheap."""
-    touched = sorted(day for day in days if day >= start // DAY_MS and day <= (end - 1) // DAY_MS)
-    begin, number = 0, 1
-    while begin < len(touched):
-        tables = [_table_name(kind, day) for day in touched[begin : begin + number]]
-        wanted = f"series = {series:d} AND ts >= {start:d} AND ts < {end:d}"
-        branches = [f"SELECT ts, v, pos, rowid AS arrival FROM {table} WHERE {wanted}" for table in tables]  # noqa: S608 - names and numbers
-        yield " UNION ALL ".join(branches)
-        begin, number = begin + number, min(2 * number, TABLES_A_QUERY)
 
 
 def _join(pieces: Sequence[Any], dtype: Any) -> Any:

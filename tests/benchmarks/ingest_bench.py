@@ -90,14 +90,14 @@ def platform(folder: Path) -> Iterator[Bench]:
         yield Bench(cloud, folder, key, tuple(devices), tuple(gateways))
 
 
-def _stream(client: Client, payloads: Sequence[bytes], window: int) -> Stream:
+def stream_of(client: Client, payloads: Sequence[bytes], window: int) -> Stream:
     topic = client.topic.encode()
     packets = [publish(topic, payload, n % 65_535 + 1) for n, payload in enumerate(payloads)]
     offsets = np.concatenate(([0], np.cumsum([len(packet) for packet in packets]))).tolist()
     return Stream(client, b"".join(packets), offsets, window)
 
 
-def _posts(first: int, count: int, device: int, *, ack: int) -> list[bytes]:
+def posts_of(first: int, count: int, device: int, *, ack: int) -> list[bytes]:
     """Posts of one device, 10 ms apart, values with one decimal."""
     posts = []
     for n in range(first, first + count):
@@ -109,29 +109,29 @@ def _posts(first: int, count: int, device: int, *, ack: int) -> list[bytes]:
     return posts
 
 
-def _frames(bench: Bench, gateway: int, first: int, count: int) -> list[bytes]:
-    """Frames of 25 devices x 4 properties, 100 readings of each, 10 ms apart."""
+def frames_of(bench: Bench, gateway: int, first: int, count: int, start_ms: int = START_MS) -> list[bytes]:
+    """Frames of 25 devices x 4 properties, 100 readings of each, 10 ms apart; frame 0 would begin at `start_ms`."""
     dictionary = tuple((bench.product_key, f"d{d}", f"p{p}") for d in range(gateway, DEVICES, GATEWAYS) for p in range(PROPERTIES))
     each = FRAME_READINGS // len(dictionary)
     series = np.repeat(np.arange(len(dictionary), dtype=np.uint32), each)
     noise, frames = np.random.default_rng(gateway), []
     for n in range(first, first + count):
-        times = np.tile(START_MS + 10 * (n * each + np.arange(each)), len(dictionary))
+        times = np.tile(start_ms + 10 * (n * each + np.arange(each)), len(dictionary))
         values = np.round(230 + noise.normal(0, 3, FRAME_READINGS), 1)  # a mains voltage: over a byte each
         header = FrameHeader(bytes([gateway + 1]) * 16, 1, Lane.LIVE, n + 1, 1, START_MS + n)
         frames.append(stamp(encode_body(Columns(dictionary, series, times, values)), header))
     return frames
 
 
-def _send(bench: Bench, streams: Sequence[Stream], per_second: int | None = None) -> dict[str, Any]:
+def send(bench: Bench, streams: Sequence[Stream], per_second: int | None = None) -> dict[str, Any]:
     plan = bench.folder / "plan.pickle"
-    plan.write_bytes(pickle.dumps((bench.cloud.mqtt_port, list(streams), per_second)))
+    plan.write_bytes(pickle.dumps(("flood" if per_second is None else "pace", bench.cloud.mqtt_port, list(streams), per_second)))
     done = subprocess.run([sys.executable, "-m", "tests.benchmarks.uplink", str(plan)], stdout=subprocess.PIPE, check=True, cwd=ROOT)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 
-def _until_stored(bench: Bench, last_ms: int) -> tuple[float, dict[str, float]]:
+def until_stored(bench: Bench, last_ms: int) -> tuple[float, dict[str, float]]:
     """When every device's last value came back from the API (wall clock), and the CPU the roles had used by then."""
     for device in range(DEVICES):
         path = f"/v1/telemetry/{bench.product_key}/d{device}/p{PROPERTIES - 1}"
@@ -140,7 +140,7 @@ def _until_stored(bench: Bench, last_ms: int) -> tuple[float, dict[str, float]]:
     return time.time(), bench.cpu()
 
 
-def _count(bench: Bench, first_ms: int, last_ms: int, count: int) -> None:
+def check_count(bench: Bench, first_ms: int, last_ms: int, count: int) -> None:
     """Everything is there, each value once. Raises RuntimeError."""
     stored = 0
     for device in range(DEVICES):
@@ -155,32 +155,32 @@ def _count(bench: Bench, first_ms: int, last_ms: int, count: int) -> None:
 def alink(bench: Bench, messages: int, first: int = 0, ack: int = 0) -> dict[str, Any]:
     """Properties/s end to end."""
     each = messages // DEVICES
-    streams = [_stream(client, _posts(first, each, n, ack=ack), ALINK_WINDOW) for n, client in enumerate(bench.devices)]
+    streams = [stream_of(client, posts_of(first, each, n, ack=ack), ALINK_WINDOW) for n, client in enumerate(bench.devices)]
     before = bench.cpu()
-    sent = _send(bench, streams)
+    sent = send(bench, streams)
     last_ms = START_MS + 10 * (first + each - 1)
-    at, after = _until_stored(bench, last_ms)
-    _count(bench, START_MS + 10 * first, last_ms, each * DEVICES * PROPERTIES)
+    at, after = until_stored(bench, last_ms)
+    check_count(bench, START_MS + 10 * first, last_ms, each * DEVICES * PROPERTIES)
     return _result(before, after, sent, at, each * DEVICES * PROPERTIES)
 
 
-def frames(bench: Bench, readings: int, first: int = 0) -> dict[str, Any]:
+def frames(bench: Bench, readings: int, first: int = 0, start_ms: int = START_MS) -> dict[str, Any]:
     """Readings/s end to end."""
     each = readings // FRAME_READINGS // GATEWAYS
-    streams = [_stream(client, _frames(bench, n, first, each), FRAME_WINDOW) for n, client in enumerate(bench.gateways)]
+    streams = [stream_of(client, frames_of(bench, n, first, each, start_ms), FRAME_WINDOW) for n, client in enumerate(bench.gateways)]
     before = bench.cpu()
-    sent = _send(bench, streams)
+    sent = send(bench, streams)
     rows = FRAME_READINGS // (DEVICES // GATEWAYS * PROPERTIES)
-    last_ms = START_MS + 10 * ((first + each) * rows - 1)
+    last_ms = start_ms + 10 * ((first + each) * rows - 1)
     total = each * GATEWAYS * FRAME_READINGS
-    at, after = _until_stored(bench, last_ms)
-    _count(bench, START_MS + 10 * first * rows, last_ms, total)
+    at, after = until_stored(bench, last_ms)
+    check_count(bench, start_ms + 10 * first * rows, last_ms, total)
     return _result(before, after, sent, at, total) | {"frame_bytes": len(streams[0].packets) // each}
 
 
 def _result(before: dict[str, float], after: dict[str, float], sent: dict[str, Any], at: float, values: int) -> dict[str, Any]:
     wall = at - sent["first"]
-    shares = _shares(before, after, wall)
+    shares = cpu_shares(before, after, wall)
     return {
         "rate": round(values / wall),
         "seconds": round(wall, 2),
@@ -190,7 +190,7 @@ def _result(before: dict[str, float], after: dict[str, float], sent: dict[str, A
     }
 
 
-def _shares(before: dict[str, float], after: dict[str, float], wall: float) -> dict[str, float]:
+def cpu_shares(before: dict[str, float], after: dict[str, float], wall: float) -> dict[str, float]:
     """Of one processor, by role."""
     return {role: round((cpu - before[role]) / wall, 2) for role, cpu in after.items()}
 
@@ -198,10 +198,10 @@ def _shares(before: dict[str, float], after: dict[str, float], wall: float) -> d
 def reply(bench: Bench, seconds: float, first: int = 0, per_second: int = 1_000) -> dict[str, Any]:
     """Time from post to post_reply, ms."""
     each = int(per_second * seconds) // DEVICES
-    streams = [_stream(client, _posts(first, each, n, ack=1), 1) for n, client in enumerate(bench.devices)]
+    streams = [stream_of(client, posts_of(first, each, n, ack=1), 1) for n, client in enumerate(bench.devices)]
     before, began = bench.cpu(), time.time()
-    found = _send(bench, streams, per_second)
-    return found | {"cpu": _shares(before, bench.cpu(), time.time() - began)}
+    found = send(bench, streams, per_second)
+    return found | {"cpu": cpu_shares(before, bench.cpu(), time.time() - began)}
 
 
 def rows(messages: int = 600_000, readings: int = 40_000_000, seconds: float = 10.0, repeats: int = 3) -> list[Row]:

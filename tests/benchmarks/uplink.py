@@ -1,6 +1,6 @@
 """A raw MQTT 3.1.1 sender for the ingest benches: every connection sends its own packets, made beforehand, in a window of QoS 1.
 
-    python -m tests.benchmarks.uplink PLAN.pickle        floods, prints {"first", "last_ack", "cpu_share", ...} (wall clock, s)
+    python -m tests.benchmarks.uplink PLAN.pickle        floods, paces or keeps a rate; prints {"first", "last_ack", "cpu_share", ...}
 
 It knows nothing of our codec. A plan is pickled by the bench that made it: trusted, on this machine, for this run.
 """
@@ -83,8 +83,14 @@ def split(data: bytes) -> tuple[int, list[bytes], bytes]:
     return acks, bodies, data[at:]
 
 
-def flood(port: int, streams: Sequence[Stream]) -> dict[str, Any]:
-    """Send everything as fast as the windows allow; returns when everything is acknowledged."""
+TICK_S = 0.005
+
+
+def flood(port: int, streams: Sequence[Stream], steady: float | None = None) -> dict[str, Any]:
+    """Send everything as fast as the windows allow, or `steady` messages/s over all; returns when everything is acknowledged.
+
+    Times are wall clock, in s.
+    """
     senders = [_Sender(stream, connect(stream.client, port), memoryview(stream.packets)) for stream in streams]
     poll = select.epoll()
     by_fd = {sender.sock.fileno(): sender for sender in senders}
@@ -94,10 +100,17 @@ def flood(port: int, streams: Sequence[Stream]) -> dict[str, Any]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cpu = usage.ru_utime + usage.ru_stime
     first = time.time()
-    for sender in senders:
-        _push(sender, sender.stream.window, poll)
+    if steady is None:
+        for sender in senders:
+            _push(sender, sender.stream.window, poll)
+    each, begun, ticks = (steady or 0) / len(senders), time.monotonic(), 0
     while outstanding:
-        for fd, event in poll.poll(30):
+        if steady is not None and (now := time.monotonic() - begun) >= ticks * TICK_S:
+            ticks = int(now / TICK_S) + 1
+            for number, sender in enumerate(senders):
+                due = int(each * now + number / len(senders))  # not all at the same moment
+                _push(sender, max(0, min(due, sender.acked + sender.stream.window) - sender.sent), poll)
+        for fd, event in poll.poll(30 if steady is None else TICK_S):
             sender = by_fd[fd]
             if event & select.EPOLLIN:
                 data = sender.rest + sender.sock.recv(1 << 18)
@@ -105,7 +118,7 @@ def flood(port: int, streams: Sequence[Stream]) -> dict[str, Any]:
                 sender.replies += len(bodies)
                 sender.acked += acks
                 outstanding -= acks
-                _push(sender, acks, poll)
+                _push(sender, acks if steady is None else 0, poll)
             elif event & select.EPOLLOUT:
                 _push(sender, 0, poll)
             else:
@@ -168,8 +181,8 @@ def pace(port: int, streams: Sequence[Stream], per_second: int) -> dict[str, Any
 
 
 def main() -> int:
-    port, streams, per_second = pickle.loads(Path(sys.argv[1]).read_bytes())
-    print(json.dumps(flood(port, streams) if per_second is None else pace(port, streams, per_second)))
+    way, port, streams, per_second = pickle.loads(Path(sys.argv[1]).read_bytes())
+    print(json.dumps(pace(port, streams, per_second) if way == "pace" else flood(port, streams, per_second)))
     return 0
 
 

@@ -1,12 +1,14 @@
 """What every telemetry store promises (cloud/telemetry/ports.py)."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cloud.telemetry.duckdb_store import DuckDbStore
+from cloud.telemetry.duckdb_store import DuckDbStore, Limits
 from cloud.telemetry.model import DAY_MS, Append, Gap, Kind, Numbers, Position, Series, SeriesKey, Text, Verdict
 from cloud.telemetry.ports import TelemetryStore
 
@@ -17,7 +19,11 @@ EVER = (-(2**53), 2**53)
 Open = Callable[[], TelemetryStore]
 
 
-@pytest.fixture(params=["duckdb"])
+# The second puts its rows in order all the time, under every test, and leaves the folding of charts to DuckDB.
+LIMITS = {"duckdb": Limits(), "duckdb, always ordering": Limits(segment_rows=3, segment_texts=2, folded_rows=1)}
+
+
+@pytest.fixture(params=LIMITS)
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens the store; opening again means that the process was started again."""
     stores: list[TelemetryStore] = []
@@ -25,7 +31,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]
     def reopen() -> TelemetryStore:
         for store in stores:
             store.close()
-        stores.append(DuckDbStore(tmp_path / "telemetry.duckdb"))
+        stores.append(DuckDbStore(tmp_path / "telemetry.duckdb", LIMITS[request.param]))
         return stores[-1]
 
     yield reopen
@@ -187,6 +193,34 @@ def test_a_failed_append_leaves_nothing_behind(open_store: Open) -> None:
     assert store.position() == Position()
     assert store.append(first(numbers((1, 0, 1.0)))) is Verdict.APPLIED
     assert listed(store) == [(0, 1.0)]
+
+
+def test_what_is_asked_while_appends_go_on_is_whole(open_store: Open) -> None:
+    """Points, rows and charts show every append that was over before they were asked for, however the store moves its rows meanwhile."""
+    store = open_store()
+    store.append(first(numbers((1, 0, 0.0))))
+    stop = threading.Event()
+
+    def ask() -> int:
+        asked = 0
+        while not stop.is_set():
+            least = store.position().sequence
+            counts = (
+                len(listed(store, limit=10_000)),
+                len(store.rows(1, *EVER, 10_000, 0)),
+                int(store.buckets(1, 0, 10_000, 100).count.sum()),
+            )
+            assert least <= min(counts), (least, counts)
+            assert max(counts) <= store.position().sequence + 1
+            asked += 1
+        return asked
+
+    with ThreadPoolExecutor(3) as threads:
+        asking = [threads.submit(ask) for _ in range(3)]
+        for n in range(1, 150):
+            store.append(Append(at(n), at(n + 1), numbers=numbers((1, n * 7919 % 9973, float(n)), position=n + 1)))
+        stop.set()
+        assert min(one.result() for one in asking) > 3
 
 
 def test_closing_twice_is_harmless(open_store: Open) -> None:
