@@ -1,20 +1,24 @@
 """`edgectl status`: is the agent there, and does it reach the cloud."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import typer
 
-from edge_agent.cli.output import Context, Exit, Format, Output, show, when
+from edge_agent.cli.output import Context, Exit, Format, Output, say, show, when
 from edge_agent.documents.status import is_running, read_status
+
+HUNG_S = 30.0  # the agent writes its status every second
 
 
 def status(context: typer.Context, output: Output = Format.TABLE) -> None:
-    """The agent at a glance. Ends with 4 when it does not run."""
+    """The agent at a glance. Ends with 4 when it does not run, or has not said for half a minute that it does."""
     session: Context = context.obj
     settings = session.settings()
     found = read_status(settings.data_dir) or {}
     running = is_running(found)
+    silent_s = (time.time_ns() // 1_000_000 - int(found.get("written_ms", 0))) / 1000 if running else 0.0
     found = {"running": running, **found}
     uplink, door = found.get("uplink") or {}, found.get("front_door")
     lanes = (found.get("buffer") or {}).get("lanes", {}).values()
@@ -29,7 +33,9 @@ def status(context: typer.Context, output: Output = Format.TABLE) -> None:
         ("buffered", f"{sum(lane['readings'] for lane in lanes)} readings in {sum(lane['frames'] for lane in lanes)} frames"),
     ]
     show(found, output, rows, ("WHAT", "STATE"))
-    if not running:
+    if silent_s > HUNG_S:
+        say(f"the agent has said nothing for {silent_s:.0f} s: it hangs; restart it")
+    if not running or silent_s > HUNG_S:
         raise typer.Exit(int(Exit.NOTHING_THERE))
 
 
