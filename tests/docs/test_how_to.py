@@ -1,0 +1,57 @@
+"""The commands of the how-to pages, run in their order as a reader would paste them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.platform import Cloud, wait_until
+from tests.integration.access_rig import RawClient
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = ROOT / "docs" / "how-to"
+
+
+def run(page: str, folder: Path, blocks: int, environment: Mapping[str, str] = {}) -> str:
+    """What the page's `sh` blocks print; there have to be so many."""
+    if shutil.which("bash") is None:
+        pytest.skip("the pages use bash, which is not installed")
+    found = re.findall(r"^```sh\n(.*?)^```", (PAGES / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert len(found) == blocks
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    whole = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment}
+    done = subprocess.run(
+        ["bash", "-c", "set -eu\n" + "\n".join(found)], cwd=folder, env=whole, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_model_is_trained_and_its_gateway_s_configuration_is_right(tmp_path: Path) -> None:
+    trained = run("train-an-anomaly-model.md", tmp_path, 2)
+    assert "press-anomaly" in trained
+    assert (tmp_path / "press.onnx").stat().st_size > 1_000
+    configured = run("run-a-model-on-a-gateway.md", tmp_path, 1)
+    assert re.search(r"press-anomaly +press-1 +not running", configured)
+
+
+def test_an_entry_of_the_quarantine_is_shown_replayed_and_discarded(tmp_path: Path) -> None:
+    with Cloud(tmp_path, crash_points=False) as cloud:
+        tsl = {"properties": [{"identifier": "Power", "name": "Power", "accessMode": "r", "dataType": {"type": "float", "specs": {}}}]}
+        product_key = cloud.product("Stove", tsl)
+        secret = cloud.device(product_key, "stove-1").encode()
+        device = RawClient(cloud.mqtt_port, "stove-1", product_key=product_key, secret=secret).open()
+        device.publish(b'{"id":"1","params":{"Smoke":1}}', 1)
+        wait_until(lambda: cloud.api.get("/v1/quarantine")["items"], 15, "an entry")
+        environment = {"HEARTHLINE_API_URL": cloud.api_url, "HEARTHLINE_API_KEY": cloud.admin_key}
+        said = run("deal-with-the-quarantine.md", tmp_path, 3, environment)
+        device.close()
+    assert "Add the property to the thing model, then replay" in said
+    assert re.search(r"entry \d+ is replayed", said)
+    assert re.search(r"[12] entries; say --yes to discard them", said)
+    assert "discard done" in said
