@@ -47,6 +47,7 @@ class Limits:
     query_s: float = 10.0
     segment_rows: int = 1 << 20  # an open segment is scanned whole by a query: 3 ms for a million rows
     segment_texts: int = 1 << 17
+    look_s: float = 0.25  # see Ordering
     folded_rows: int = 1_000_000  # that a chart takes into memory; DuckDB, which can go to disk, folds more by itself
 
 
@@ -65,7 +66,7 @@ class DuckDbStore:
         self._position = Position()
         self._inserts: dict[str, Any] = {}  # parsed, by table
         self._segments = self._prepare(limits)
-        self._ordering = Ordering(self._connection, self._segments)
+        self._ordering = Ordering(self._connection, self._segments, limits.look_s)
         (self._move,) = self._connection.extract_statements("UPDATE position SET stream_id = ?, sequence = ?")
         self._watchdog = threading.Thread(target=self._interrupt_late, name="query-watchdog", daemon=True)
         self._watchdog.start()
@@ -128,6 +129,7 @@ class DuckDbStore:
         for series in append.series:
             self._enter(series)
         self._position = append.end
+        self._ordering.appended(len(append.numbers))
         return verdict
 
     def _write(self, append: Append) -> list[tuple[Segment, int]]:
