@@ -26,6 +26,7 @@ log = logging.getLogger("edge.agent")
 
 CLEAN = "clean"  # mark: b"1" after a stop in order, b"0" while the agent runs
 SCORE_S = 0.5  # of a drain: score what was read; what is left is named when the agent is back
+READING_S = 1.0  # of a drain: for connectors to let go
 FLUSH_S = 4.0  # of a drain: make everything durable
 SEND_S = 3.0  # of a drain: give the cloud what it takes
 STATUS_S = 1.0
@@ -97,7 +98,8 @@ class Agent:
             self.front_door.stop_reading()
         for task in reading:
             task.cancel()
-        await asyncio.gather(*reading, return_exceptions=True)
+        if reading:  # a connector that does not let go must not keep the others' readings from the disk
+            await asyncio.wait(reading, timeout=READING_S)
         if self.refine is not None:
             await self._within(SCORE_S, self.refine.drain())
         clean = await self._within(FLUSH_S, self.collector.flush())

@@ -249,8 +249,12 @@ class PymodbusUnit:
 
     async def read(self, table: Table, start: int, count: int) -> Sequence[int | bool]:
         try:
-            if not self._client.connected and not await self._client.connect():
-                raise DeviceUnreachable(f"{self._where}: no connection")
+            if not self._client.connected:
+                connected = await self._client.connect()
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError  # pymodbus keeps a cancellation to itself while it connects: the agent would not end
+                if not connected:
+                    raise DeviceUnreachable(f"{self._where}: no connection")
             answer = await self._reads[table](start, count=count, device_id=self._unit_id)
         except self._failures as problem:
             self.close()  # an answer that comes late must not be taken for the next one's

@@ -101,3 +101,18 @@ async def test_a_slave_that_comes_back_is_read_again() -> None:
     async with slave(port):
         assert await unit.read(Table.HOLDING, 0, 1) == [1]
     unit.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_read_that_is_cancelled_while_it_connects_ends(turns: int) -> None:
+    """Else an agent that is told to stop in that moment polls on for ever."""
+    async with slave() as port:
+        unit = PymodbusUnit("127.0.0.1", port, 7, 1.0)
+        reading = asyncio.create_task(unit.read(Table.HOLDING, 2, 3))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel()
+        done, _ = await asyncio.wait((reading,), timeout=5)
+        assert done
+        assert reading.cancelled()
+        unit.close()
