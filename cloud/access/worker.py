@@ -51,7 +51,8 @@ from protocols.mqtt.packets import ReasonCode
 LEASE_S = 2.0
 SWEEP_S = 1.0
 DRAIN_S = 4.0
-BACKLOG = 4096
+BACKLOG = 4096  # what a stock Linux grants a listening socket (net.core.somaxconn)
+LISTENERS = 4  # on one port: 10,000 devices at once overflow a single backlog, and a SYN that finds it full waits a second
 OTHER_FILES = 256  # that the process needs beside its connections
 NOTES_S = 1.0  # between looks at what else was refused; what is refused for the first time is noted at once
 REPLAY_S = 4.0  # for a replayed message to get on disk
@@ -77,6 +78,29 @@ def raise_file_limit() -> int:
     return wanted
 
 
+def join_listeners(listener: socket.socket, count: int = LISTENERS) -> list[socket.socket]:
+    """`listener` and others of this process beside it on the same port; the kernel spreads connections over their backlogs.
+
+    Only `listener` outlives this process: it is the supervisor's. Whoever waits in another line then is reset and comes again.
+    """
+    listeners = [listener]
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # now, not before: the port of another platform stays refused
+        for _ in range(count - 1):
+            another = socket.socket(listener.family, listener.type)
+            listeners.append(another)
+            another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            another.bind(listener.getsockname())
+            another.listen(BACKLOG)
+    except (OSError, AttributeError) as error:  # not on Linux, or forbidden: one line has to do
+        get_logger().info("access.one_backlog", error=str(error))
+        for another in listeners[1:]:
+            another.close()
+        return [listener]
+    return listeners
+
+
 async def serve(
     *,
     listener: socket.socket,
@@ -94,8 +118,6 @@ async def serve(
     """
     bounds = bounds or Bounds()
     bounds = replace(bounds, connections=min(bounds.connections, raise_file_limit() - OTHER_FILES))
-    for option, value in _HALF_OPEN:
-        listener.setsockopt(*option, value)  # accepted sockets inherit it
     instance = secrets.token_hex(8)
     await bus.ensure_stream(UPLINK_STREAM, [UPLINK_SUBJECT], max_bytes=stream_bytes)
     partition = JetStreamPartition(bus, UPLINK_STREAM, UPLINK_SUBJECT)
@@ -114,13 +136,19 @@ async def serve(
         tasks.create_task(_lease(door, bus, instance), name="access.lease")
         tasks.create_task(_note_refusals(door, tenants), name="access.refusals")
         await worker.subscribe()
-        server = await asyncio.get_running_loop().create_server(lambda: Connection(door), sock=listener, backlog=BACKLOG)
+        loop = asyncio.get_running_loop()
+        servers = []
+        for one in join_listeners(listener):
+            for option, value in _HALF_OPEN:
+                one.setsockopt(*option, value)  # accepted sockets inherit it
+            servers.append(await loop.create_server(lambda: Connection(door), sock=one, backlog=BACKLOG))
         get_logger().info("access.ready", address=listener.getsockname()[:2], instance=instance)
         ready()
         try:
-            await asyncio.get_running_loop().create_future()
+            await loop.create_future()
         finally:
-            server.close()
+            for server in servers:
+                server.close()
             if not committing.done():
                 await _drain(door, tenants)
             worker.close()
