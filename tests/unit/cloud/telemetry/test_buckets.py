@@ -19,8 +19,8 @@ def test_a_chart_is_what_a_dictionary_makes_of_the_rows(came: list[tuple[int, in
     handed = [n for n in order if n < len(came)]
     pieces = []
     for part in ([n for n in handed if came[n][0] < cut], [n for n in handed if came[n][0] >= cut]):
-        ts, value = np.array([came[n][0] for n in part], np.int64), np.array([came[n][1] for n in part], np.float64)
-        pieces.append(fold(ts, value, np.array(part, np.int64), start, width))
+        times, numbers = np.array([came[n][0] for n in part], np.int64), np.array([came[n][1] for n in part], np.float64)
+        pieces.append(fold(times, numbers, np.array(part, np.int64), start, width))
     chart = join(pieces, start, width)
     assert chart.start.tolist() == [start + bucket * width for bucket in sorted(expected)]
     values = [expected[bucket] for bucket in sorted(expected)]
