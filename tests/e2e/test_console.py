@@ -28,7 +28,7 @@ ARGUMENTS = [
 ]  # fmt: skip
 RATE = 20.0
 BUCKET_S = 1.25  # of the shortest range: 5 minutes in 240 buckets
-AWAY_S = 4 * BUCKET_S
+AWAY_S = 2.6 * BUCKET_S
 SHOTS = os.environ.get("HEARTHLINE_SCREENSHOTS")
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: `make ci-deps` installs Debian's")
@@ -55,14 +55,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         line, link, site, log = press_line(cloud, folder / "line", "line-7", RATE)
         try:
             site.gateway.start()
-            wait_rows(log, int(12 * BUCKET_S * RATE))
+            wait_rows(log, int(7 * BUCKET_S * RATE))
             site.gateway.kill()
             time.sleep(AWAY_S)
             site.gateway.start()
             (folder / "line" / "fault").touch()
             path = f"/v1/telemetry/{site.keys['press-1']}/press-1/AnomalyDetected"
             wait_until(lambda: cloud.api.get(path, **{"from": 0, "to": 4_102_444_800_000})["points"], 40, "the fault is seen")
-            time.sleep(4 * BUCKET_S)  # the buckets of all that are over and full
+            time.sleep(3 * BUCKET_S)  # the buckets of all that are over and full
             (folder / "line" / "fault").unlink()
             yield Scene(cloud, site)
         finally:

@@ -68,8 +68,9 @@ def run_with_faults(cloud: Cloud, site: Site, machine: Machine, chance: random.R
         time.sleep(chance.random() * 0.1)
         killed = agent.kill()
         time.sleep(1.2 + chance.random())
+        started = time.monotonic()  # what the killed agent had said may come through just behind its end
         agent.start()
-        down_s.append(machine.link.first_word_after(killed) - killed)
+        down_s.append(machine.link.first_word_after(started) - killed)
         if len(down_s) == 1:
             wait_rows(machine.log, ROWS * 2 // 8 + chance.randrange(40))
             cloud.kill_role("ingest")

@@ -71,6 +71,17 @@ def closed(sock: socket.socket, timeout_s: float = 10.0) -> bytes:
     return data
 
 
+def is_open(sock: socket.socket) -> bool:
+    """Whether the server still holds the connection; it sends nothing on it."""
+    sock.settimeout(0.001)
+    try:
+        return sock.recv(1) != b""
+    except TimeoutError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
 def address(sock: socket.socket) -> str:
     return str(sock.getsockname()[0])
 
