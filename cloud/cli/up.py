@@ -40,6 +40,7 @@ def up(
             print(json.dumps(line), flush=True)
             return
         print(f"MQTT on port {ready.mqtt_port}, API at {ready.api_url} (routes at {ready.api_url}/docs)", file=sys.stderr)
+        print(f"Console at {ready.api_url}/console/", file=sys.stderr)
         if ready.admin_key:
             print(f"The key of the tenant `default`, shown this once: {ready.admin_key}", file=sys.stderr)
 

@@ -319,8 +319,9 @@ class Evaluator:
             unreadable=self._unreadable,
             downlinks=[*self._downlinks, *self._frames.take_answers()],
             messages=self._messages,
+            unheard=self._posts.unheard,
         )
-        self._start = self.position
+        self._start, self._posts.unheard = self.position, 0
         self._clear()
         return effects
 

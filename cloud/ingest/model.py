@@ -93,6 +93,7 @@ class Effects:
     unreadable: Sequence[Unreadable]
     downlinks: Sequence[Downlink]
     messages: int
+    unheard: int = 0  # messages on custom topics, which nobody listens to yet
 
 
 class SeriesBook:

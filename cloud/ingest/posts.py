@@ -68,6 +68,7 @@ class Posts:
     def __init__(self, book: SeriesBook, refuse: Refuse) -> None:
         self._book = book
         self._refuse = refuse
+        self.unheard = 0  # messages on custom topics since the last cut
 
     def shape(self, route: Route, identifiers: tuple[str, ...]) -> Shape:
         """The shape of these identifiers for this device, made when first seen."""
@@ -159,8 +160,10 @@ class Posts:
         downlinks: list[Downlink],
         commands: list[CommandReply],
     ) -> None:
-        """Any other message of a device: events, answers to commands, custom topics (which nobody listens to yet)."""
+        """Any other message of a device: events, answers to commands, custom topics (which nobody listens to yet: they are counted)."""
         outcome = Dialogue(session.product_key, session.device_name, model).handle(topic, payload, received_ms)
+        if outcome.custom is not None:
+            self.unheard += 1
         if outcome.event is not None:
             self._event(session, topic, payload, outcome.event, received_ms, sequence, rows)
         if outcome.set_reply is not None:

@@ -77,6 +77,7 @@ class Ingest:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metadata")
         self._committed = Position()
         self._messages = metrics.counter("hearthline_ingest_messages", "Messages of devices that were committed.")
+        self._unheard = metrics.counter("hearthline_ingest_unheard", "Messages on custom topics, which nobody listens to yet.")
         self._rows = metrics.counter("hearthline_ingest_rows", "Rows appended to the store.")
         self._batches = metrics.counter("hearthline_ingest_batches", "Batches committed.")
         self._restarts = metrics.counter("hearthline_ingest_restarts", "Times the cycle began again after a fault.")
@@ -208,6 +209,7 @@ class Ingest:
         await self._send(effects)
         self._batches.inc()
         self._messages.inc(effects.messages)
+        self._unheard.inc(effects.unheard)
         self._rows.inc(len(effects.append.numbers) + len(effects.append.texts))
         self._lag.set(max(0, now_ms() - effects.received_ms) / 1000)
         for entry in effects.quarantined:

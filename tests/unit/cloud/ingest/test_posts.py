@@ -179,6 +179,12 @@ def test_a_message_that_trips_over_a_bug_of_ours_is_kept_with_its_trace_and_its_
     assert entry.payload == post({"power": 1})
 
 
+def test_messages_on_custom_topics_are_counted() -> None:
+    on = evaluator()
+    assert evaluate(on, batch(b"x", b"y", topic="/stove/s1/user/anything")).unheard == 2
+    assert evaluate(on, batch(post({"power": 1}))).unheard == 0
+
+
 @given(st.binary(max_size=80), st.sampled_from(TOPICS))
 def test_no_payload_on_any_topic_stops_its_neighbours(payload: bytes, topic: str) -> None:
     edge = topic.startswith("/edge/")
