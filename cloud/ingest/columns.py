@@ -215,6 +215,7 @@ def bound(facts: DeviceFacts | None, gateway: DeviceFacts) -> bool:
 
 
 def checked(facts: DeviceFacts | None, gateway: DeviceFacts, product_key: str, device_name: str) -> DeviceFacts:
+    """The device, if this gateway may speak for it and it is enabled. Raises Refused."""
     if facts is None or not bound(facts, gateway):
         # (the same words whether it does not exist or belongs to somebody else)
         message = f"{device_name[:64]} of {product_key[:64]} is not bound to the site of gateway {gateway.device_name}"
@@ -249,6 +250,7 @@ def _data_type(model: ThingModel | None, product_key: str, identifier: str) -> D
 
 
 def read_json(text: str) -> object:
+    """JSON text out of a frame. Raises Refused(BAD_JSON)."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
