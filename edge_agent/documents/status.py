@@ -2,11 +2,13 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 FILE = "status.json"
+STALE_S = 10.0  # a running agent writes once a second
 
 
 def write_status(data_dir: Path, status: Mapping[str, object]) -> None:
@@ -37,3 +39,14 @@ def is_running(status: Mapping[str, Any] | None) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def silent_s(data_dir: Path) -> float | None:
+    """How long ago the agent last wrote its status; None when it never did.
+
+    Unlike a process id it tells an agent that hangs, and one that ended with the container in which its number is now another's.
+    """
+    try:
+        return max(0.0, time.time() - (data_dir / FILE).stat().st_mtime)
+    except OSError:
+        return None

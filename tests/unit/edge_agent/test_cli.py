@@ -1,6 +1,8 @@
 """`edgectl`: what scripts rely on. Exit codes, stdout for data, a configuration that is right from the start."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 from edge_agent.cli import app
 from edge_agent.cli.output import Exit
+from edge_agent.documents.status import write_status
 from edge_agent.settings import load
 
 runner = CliRunner()
@@ -65,6 +68,20 @@ def test_before_the_first_run_there_is_no_buffer(tmp_path: Path) -> None:
     assert edgectl(tmp_path, "buffer", "status")[0] == Exit.NOTHING_THERE
     assert edgectl(tmp_path, "account")[0] == Exit.NOTHING_THERE
     assert edgectl(tmp_path, "status")[0] == Exit.NOTHING_THERE
+
+
+def test_a_check_takes_a_silent_agent_for_dead_though_its_process_number_is_in_use(tmp_path: Path) -> None:
+    """In a container every process has a low number: that of an agent that ended is soon another's."""
+    edgectl(tmp_path, "init", "--secret", "s")
+    assert edgectl(tmp_path, "status", "--check")[0] == Exit.NOTHING_THERE
+    write_status(tmp_path / "data", {"pid": os.getpid()})
+    assert edgectl(tmp_path, "status", "--check") == (0, "", "")
+    long_ago = time.time() - 60
+    os.utime(tmp_path / "data" / "status.json", (long_ago, long_ago))
+    code, _, err = edgectl(tmp_path, "status", "--check")
+    assert (code, "silent for 60 s" in err) == (Exit.NOTHING_THERE, True)
+    write_status(tmp_path / "data", {"pid": None})
+    assert edgectl(tmp_path, "status", "--check")[0] == Exit.NOTHING_THERE
 
 
 def commands() -> list[tuple[str, typer.core.TyperCommand]]:
