@@ -205,7 +205,7 @@ class DuckDbStore:
                 some = f"SELECT ts, v, arrival FROM ({{}}) LIMIT {self._folded_rows + 1}"  # noqa: S608 - an integer
                 rows = self._ask(cursor, some, Kind.NUMBER, days, series, start, end)
                 if len(rows["ts"]) <= self._folded_rows:  # then this is a third faster than to let DuckDB do it
-                    pieces.append(fold(*(np.asarray(rows[name]) for name in ("ts", "v", "arrival")), start, width))
+                    pieces.append(fold(np.asarray(rows["ts"]), np.asarray(rows["v"]), np.asarray(rows["arrival"]), start, width))
                     continue
                 statement = (
                     f"SELECT (ts - {start:d}) // {width:d} AS bucket, min(v) AS low, max(v) AS high, sum(v) AS total, count(*) AS number"  # noqa: S608 - integers

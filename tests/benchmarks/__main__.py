@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import access_bench, edge_bench, ingest_bench
+from tests.benchmarks import access_bench, edge_bench, fleet_bench, gateway_bench, ingest_bench, store_bench
 from tests.benchmarks.row import Row
 
 OUT = Path(__file__).parent.parent.parent / "build" / "bench.json"
 SUITES: dict[str, Callable[[], list[Row]]] = {
     "access": access_bench.rows,
+    "fleet": fleet_bench.rows,
     "ingest": ingest_bench.rows,
+    "store": store_bench.rows,
     "edge": lambda: edge_bench.rows(edge_bench.measure()),
+    "gateway": gateway_bench.rows,
 }
 
 
