@@ -1,8 +1,8 @@
 """A gateway with one machine on Modbus TCP: how long the agent takes to start, and what memory it takes under load.
 
 The machine is `fwsim line`, a process of its own; the agent polls every register of its power meter, without rules and models, and the
-cloud is away, so that the buffer grows. `edge.start` counts from the start of the process to its own line `agent.ready`, in a fresh directory.
-What the buffer holds at the end is counted against the rows that the machine wrote into its log.
+cloud is away, so that the buffer grows. `edge.start` counts from the start of the process to its line `agent.ready`, each time in a
+fresh directory. What the buffer holds at the end is counted against the rows that the machine wrote into its log.
 """
 
 import argparse
