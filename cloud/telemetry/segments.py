@@ -9,7 +9,8 @@ from typing import Final, Self
 
 from cloud.telemetry.model import Kind
 
-MERGED_AT_ONCE: Final = 8
+MERGED_AT_ONCE: Final = 4
+MERGED_SPANS: Final = (1, 4)  # segments of a million rows become ones of 4, and these of 16 million: each row is sorted three times
 _NUMBER_OF_ROWS_BITS: Final = 40  # of an arrival: rows of one segment
 
 DayKey = tuple[Kind, int]  # kind of table (numbers or texts), day
@@ -49,6 +50,11 @@ class Segment:
         state, text, minus, day, first, last = found.groups()
         begin = int(first or 0)
         return cls(Kind.TEXT if text else Kind.NUMBER, -int(day) if minus else int(day), begin, int(last or begin), state == "run")
+
+    @property
+    def span(self) -> int:
+        """How many segments it was."""
+        return self.last - self.first + 1
 
     @property
     def arrivals_from(self) -> int:
@@ -110,11 +116,12 @@ class Segments:
                 if full and not segment.ordered:
                     return (segment,), Segment(kind, segment.day, segment.first, segment.last, ordered=True)
         for (kind, day), held in self._held.items():
-            small: list[Segment] = []
-            for segment in held:
-                small = [*small, segment] if segment.ordered and segment.first == segment.last else []
-                if len(small) == MERGED_AT_ONCE:
-                    return small, Segment(kind, day, small[0].first, small[-1].last, ordered=True)
+            for span in MERGED_SPANS:
+                alike: list[Segment] = []
+                for segment in held:
+                    alike = [*alike, segment] if segment.ordered and segment.span == span else []
+                    if len(alike) == MERGED_AT_ONCE:
+                        return alike, Segment(kind, day, alike[0].first, alike[-1].last, ordered=True)
         return None
 
     @contextmanager
