@@ -20,6 +20,7 @@ from cloud.foundation.bus import Bus
 from cloud.foundation.db import Database
 from cloud.foundation.health import Check, ask_role, serve_health
 from cloud.foundation.metrics import Metrics
+from cloud.foundation.priority import stand_back
 from cloud.foundation.supervise import ChildSpec, Supervisor, lock
 from cloud.foundation.vault import Vault, create_secret_file
 from cloud.settings import Settings
@@ -55,6 +56,7 @@ async def run_core(settings: Settings, listener: socket.socket | None) -> None:
     from cloud.telemetry.service import History
     from cloud.telemetry.worker import StoreWorker
 
+    sys.setswitchinterval(0.0005)  # a query comes back from DuckDB a dozen times, and would wait 5 ms for the interpreter each time
     stop = stop_on_signal()
     async with AsyncExitStack() as stack:
         database = Database(settings.database, pool_size=10)
@@ -134,6 +136,7 @@ async def run_ingest(settings: Settings, _listener: socket.socket | None) -> Non
     """Decodes what devices sent and commits it, to the store and to the metadata."""
     from cloud.ingest.worker import serve
 
+    stand_back(5)  # behind the front door, which devices wait for, and charts, which people wait for
     stop = stop_on_signal()
     async with AsyncExitStack() as stack:
         database = Database(settings.database)

@@ -47,7 +47,7 @@ class Limits:
     query_s: float = 10.0
     segment_rows: int = 1 << 20  # an open segment is scanned whole by a query: 3 ms for a million rows
     segment_texts: int = 1 << 17
-    look_s: float = 0.25  # see Ordering
+    quiet_s: float = 1.0  # see Ordering
     folded_rows: int = 1_000_000  # that a chart takes into memory; DuckDB, which can go to disk, folds more by itself
 
 
@@ -66,7 +66,7 @@ class DuckDbStore:
         self._position = Position()
         self._inserts: dict[str, Any] = {}  # parsed, by table
         self._segments = self._prepare(limits)
-        self._ordering = Ordering(self._connection, self._segments, limits.look_s)
+        self._ordering = Ordering(self._connection, self._segments, limits.quiet_s)
         (self._move,) = self._connection.extract_statements("UPDATE position SET stream_id = ?, sequence = ?")
         self._watchdog = threading.Thread(target=self._interrupt_late, name="query-watchdog", daemon=True)
         self._watchdog.start()
@@ -201,7 +201,7 @@ class DuckDbStore:
     def buckets(self, series: int, start: int, end: int, width: int) -> Buckets:
         pieces = []
         with self._cursor() as cursor:
-            for days in self._days(Kind.NUMBER, start, end):
+            for days in self._days(Kind.NUMBER, start, end, TABLES_A_QUERY):
                 some = f"SELECT ts, v, arrival FROM ({{}}) LIMIT {self._folded_rows + 1}"  # noqa: S608 - an integer
                 rows = self._ask(cursor, some, Kind.NUMBER, days, series, start, end)
                 if len(rows["ts"]) <= self._folded_rows:  # then this is a third faster than to let DuckDB do it
@@ -216,10 +216,9 @@ class DuckDbStore:
                 pieces.append(Piece(*(np.asarray(rows[name]) for name in ("bucket", "low", "high", "total", "number"))))
         return join(pieces, start, width)
 
-    def _days(self, kind: Kind, start: int, end: int) -> Iterator[list[int]]:
-        """The days that the range touches, by statement: one day first, then ever more, so that a short page stays cheap."""
+    def _days(self, kind: Kind, start: int, end: int, tables: int = 1) -> Iterator[list[int]]:
+        """The days that the range touches, by statement: those of few `tables` first, then ever more, so that a short page stays cheap."""
         days = self._segments.days(kind, start // DAY_MS, (end - 1) // DAY_MS)
-        tables = 1
         while days:
             number, held = 1, len(self._segments.of(kind, days[0]))
             while number < len(days) and (held := held + len(self._segments.of(kind, days[number]))) <= tables:

@@ -1,15 +1,17 @@
 """Puts full segments of the DuckDB store in order of series and time, so that a chart reads its own rows and not the whole day's."""
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import duckdb
 
 from cloud.foundation.crashpoint import crash_point
 from cloud.foundation.logs import get_logger
+from cloud.foundation.priority import stand_back
 from cloud.telemetry.model import Kind
-from cloud.telemetry.segments import Segment, Segments
+from cloud.telemetry.segments import Segment, Segments, Work
 from protocols.errors import Broken
 
 RETRY_S: Final = 30.0
@@ -22,63 +24,70 @@ COLUMNS: Final = {
 
 
 class Ordering:
-    """One thread beside appends and queries. A segment is replaced in one transaction, every row kept; a failure leaves it as it was."""
+    """Two threads beside appends and queries: one orders full segments, the other merges ordered ones, which takes long.
 
-    def __init__(self, connection: Any, segments: Segments, look_s: float) -> None:
-        """Before each segment it looks for `look_s` whether ingest is behind; 0 never waits."""
-        self._cursor = connection.cursor()
+    A segment is replaced in one transaction, every row kept; a failure leaves it as it was.
+    """
+
+    def __init__(self, connection: Any, segments: Segments, quiet_s: float) -> None:
+        """They begin with no segment before `quiet_s` have passed since ingest was behind; 0 never waits."""
         self._segments = segments
-        self._look_s = look_s
-        self._largest = 0  # append since the last look
-        self._wanted = threading.Event()
+        self._quiet_s = quiet_s
+        self._behind_at = -quiet_s  # when ingest was last behind, on the monotonic clock
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="store-ordering", daemon=True)
-        self._wanted.set()  # a process that ended may have left some
-        self._thread.start()
+        self._threads: list[tuple[threading.Thread, threading.Event, Any]] = []
+        for name, find in (("store-ordering", segments.full), ("store-merging", segments.mergeable)):
+            wanted, cursor = threading.Event(), connection.cursor()
+            wanted.set()  # a process that ended may have left some
+            thread = threading.Thread(target=self._run, args=(find, wanted, cursor), name=name, daemon=True)
+            self._threads.append((thread, wanted, cursor))
+        for thread, _, _ in self._threads:
+            thread.start()
 
     def wake(self) -> None:
-        """A segment is full."""
-        self._wanted.set()
+        """A segment is full, or has been put in order."""
+        for _, wanted, _ in self._threads:
+            wanted.set()
 
     def appended(self, rows: int) -> None:
         """An append had so many rows; called by the one thread that appends."""
-        self._largest = max(self._largest, rows)
+        if rows >= CATCHING_UP:
+            self._behind_at = time.monotonic()
 
     def close(self) -> None:
         """Give up what is under way, which leaves the segments as they were."""
         self._closing.set()
-        self._wanted.set()
-        while self._thread.is_alive():
-            self._cursor.interrupt()  # it may just be between two statements
-            self._thread.join(0.05)
-        self._cursor.close()
+        self.wake()
+        for thread, _, cursor in self._threads:
+            while thread.is_alive():
+                cursor.interrupt()  # it may just be between two statements
+                thread.join(0.05)
+            cursor.close()
 
-    def _run(self) -> None:
+    def _run(self, find: Callable[[], Work | None], wanted: threading.Event, cursor: Any) -> None:
+        stand_back(10)
         while not self._closing.is_set():
-            self._wanted.wait()
-            self._wanted.clear()
+            wanted.wait()
+            wanted.clear()
             try:
-                while not self._closing.is_set() and (work := self._segments.work()) is not None:
+                while not self._closing.is_set() and (work := find()) is not None:
                     self._give_way(work[1])
                     if not self._closing.is_set():
-                        self._replace(*work)
+                        self._replace(cursor, *work)
+                        self.wake()
             except (duckdb.Error, Broken) as error:
                 if not self._closing.is_set():
                     get_logger().warning("store.ordering_failed", error=str(error))
                     self._closing.wait(RETRY_S)
-                    self._wanted.set()
+                    wanted.set()
 
     def _give_way(self, to: Segment) -> None:
         """Return once ingest has caught up, or has left too much to be put in order."""
-        while self._look_s:
-            self._largest = 0
-            if self._closing.wait(self._look_s) or self._largest < CATCHING_UP:
-                return
+        while (wait_s := self._behind_at + self._quiet_s - time.monotonic()) > 0 and not self._closing.wait(wait_s):
             if sum(not segment.ordered for segment in self._segments.of(to.kind, to.day)) > MOST_UNORDERED:
                 return
 
-    def _replace(self, old: Sequence[Segment], new: Segment) -> None:
-        cursor = self._cursor
+    def _replace(self, cursor: Any, old: Sequence[Segment], new: Segment) -> None:
         cursor.begin()
         try:
             held = sum(cursor.execute(f"SELECT count(*) FROM {segment.table}").fetchone()[0] for segment in old)  # noqa: S608 - names of ours

@@ -62,8 +62,11 @@ class Segment:
         return self.first << _NUMBER_OF_ROWS_BITS
 
 
+Work = tuple[Sequence[Segment], Segment]  # segments to put in order together, and what becomes of them
+
+
 class Segments:
-    """Which segments there are. The appending thread adds, one other thread replaces, any may look."""
+    """Which segments there are. The appending thread adds, two others replace (one orders full ones, one merges), any may look."""
 
     def __init__(self, found: Iterable[tuple[Segment, int]], full_at: Mapping[Kind, int]) -> None:
         """`found`: what a store holds, with the number of rows; `full_at`: rows at which a segment takes no more."""
@@ -108,13 +111,17 @@ class Segments:
         """The segments of a day in order of arrival."""
         return self._held.get((kind, day), ())
 
-    def work(self) -> tuple[Sequence[Segment], Segment] | None:
-        """What to put in order next, and what becomes of it: a full segment, else as many adjacent ordered ones as are merged at once."""
+    def full(self) -> Work | None:
+        """A segment that takes no more rows and is not in order yet."""
         for (kind, _), held in self._held.items():
             for segment in held:
                 full = segment is not held[-1] or self._rows[kind, segment.day] >= self._full_at[kind]
                 if full and not segment.ordered:
                     return (segment,), Segment(kind, segment.day, segment.first, segment.last, ordered=True)
+        return None
+
+    def mergeable(self) -> Work | None:
+        """As many adjacent ordered segments of one span as are merged at once."""
         for (kind, day), held in self._held.items():
             for span in MERGED_SPANS:
                 alike: list[Segment] = []

@@ -8,6 +8,7 @@ import msgspec
 from cloud.foundation.bus import Bus
 from cloud.foundation.crashpoint import crash_point
 from cloud.foundation.logs import get_logger
+from cloud.foundation.priority import stand_back
 from cloud.telemetry.model import AppendReply, Assembler, Position, Series, Verdict
 from cloud.telemetry.ports import TelemetryStore
 from protocols.errors import Broken
@@ -40,7 +41,7 @@ class StoreWorker:
     def __init__(self, store: TelemetryStore, bus: Bus) -> None:
         self._store, self._bus = store, bus
         self._assembler = Assembler()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-append")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-append", initializer=stand_back, initargs=(5,))
         self._subscriptions: list[object] = []
 
     async def start(self) -> None:

@@ -20,7 +20,7 @@ Open = Callable[[], TelemetryStore]
 
 
 # The second puts its rows in order all the time, under every test, and leaves the folding of charts to DuckDB.
-LIMITS = {"duckdb": Limits(), "duckdb, always ordering": Limits(segment_rows=3, segment_texts=2, look_s=0, folded_rows=1)}
+LIMITS = {"duckdb": Limits(), "duckdb, always ordering": Limits(segment_rows=3, segment_texts=2, quiet_s=0, folded_rows=1)}
 
 
 @pytest.fixture(params=LIMITS)

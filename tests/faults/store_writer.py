@@ -16,7 +16,7 @@ from cloud.foundation.crashpoint import arm
 from cloud.telemetry.duckdb_store import DuckDbStore, Limits
 from cloud.telemetry.model import Append, Kind, Numbers, Position, Series, SeriesKey, Text
 
-LIMITS = Limits(segment_rows=40, segment_texts=16, look_s=0)
+LIMITS = Limits(segment_rows=40, segment_texts=16, quiet_s=0)
 SERIES = [Series(n, SeriesKey("stove", f"s{n}", "power", Kind.NUMBER if n < 4 else Kind.TEXT)) for n in range(1, 6)]
 ROWS = 12
 

@@ -6,13 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud.telemetry.model import Kind
-from cloud.telemetry.segments import MERGED_AT_ONCE, MERGED_SPANS, Segment, Segments
+from cloud.telemetry.segments import MERGED_AT_ONCE, MERGED_SPANS, Segment, Segments, Work
 
 FULL = {Kind.NUMBER: 10, Kind.TEXT: 4}
 kinds = st.sampled_from([Kind.NUMBER, Kind.TEXT])
 numbers = st.integers(0, 10_000)
 unordered = st.builds(lambda kind, day, n: Segment(kind, day, n, n), kinds, st.integers(-40_000, 40_000), numbers)
 ordered = st.builds(lambda kind, day, n, more: Segment(kind, day, n, n + more, True), kinds, st.integers(-40_000, 40_000), numbers, numbers)
+
+
+def work_of(segments: Segments) -> Work | None:
+    return segments.full() or segments.mergeable()
 
 
 @given(unordered | ordered)
@@ -36,11 +40,11 @@ def test_a_segment_takes_rows_until_it_is_full_and_then_a_new_one_does() -> None
     assert not segments.holds(first)
     assert segments.appended(first, 6) is False
     assert segments.open(Kind.NUMBER, 5) == first
-    assert segments.work() is None
+    assert work_of(segments) is None
     assert segments.appended(first, 6) is True
     second = segments.open(Kind.NUMBER, 5)
     assert (second.first, segments.holds(second)) == (1, False)
-    assert segments.work() == ((first,), Segment(Kind.NUMBER, 5, 0, 0, ordered=True))
+    assert work_of(segments) == ((first,), Segment(Kind.NUMBER, 5, 0, 0, ordered=True))
 
 
 def test_a_store_that_is_opened_again_goes_on_where_it_was() -> None:
@@ -48,7 +52,7 @@ def test_a_store_that_is_opened_again_goes_on_where_it_was() -> None:
     segments = Segments(found, FULL)
     assert segments.open(Kind.NUMBER, 5) == Segment(Kind.NUMBER, 5, 8, 8)
     assert segments.open(Kind.TEXT, 5) == Segment(Kind.TEXT, 5, 1, 1)
-    assert segments.work() == ((Segment(Kind.TEXT, 5, 0, 0),), Segment(Kind.TEXT, 5, 0, 0, ordered=True))
+    assert work_of(segments) == ((Segment(Kind.TEXT, 5, 0, 0),), Segment(Kind.TEXT, 5, 0, 0, ordered=True))
     assert [segment.first for segment in segments.of(Kind.NUMBER, 5)] == [0, 8]
 
 
@@ -65,7 +69,7 @@ def test_whatever_is_appended_the_segments_of_a_day_cover_it_once_in_order(
             assert segment.table not in names
             names.add(segment.table)
         segments.appended(segment, rows)
-        while chance.random() < 0.7 and (work := segments.work()) is not None:
+        while chance.random() < 0.7 and (work := work_of(segments)) is not None:
             old, new = work
             before = list(segments.of(kind, day)) if (new.kind, new.day) == (kind, day) else []
             assert (new.first, new.last) == (old[0].first, old[-1].last)
@@ -75,7 +79,7 @@ def test_whatever_is_appended_the_segments_of_a_day_cover_it_once_in_order(
                 pass
             assert not any(segments.holds(one) for one in old)
             assert not before or len(segments.of(kind, day)) == len(before) - len(old) + 1
-    while (work := segments.work()) is not None:
+    while (work := work_of(segments)) is not None:
         with segments.replacing(*work):
             pass
     for kind in FULL:
