@@ -33,8 +33,13 @@ from cloud.telemetry.model import (
 from cloud.telemetry.ordering import COLUMNS, Ordering
 from cloud.telemetry.ports import QueryTooSlow
 from cloud.telemetry.segments import Segment, Segments
+from cloud.telemetry.tail import SEGMENTS, Tail
 
 TABLES_A_QUERY: Final = 64  # in one statement, of whole days: a year of small days is six statements, not one of 365 branches
+_NOTHING: Final = "SELECT 0::BIGINT AS ts, 0::DOUBLE AS v, 0::BIGINT AS pos, 0::BIGINT AS arrival WHERE false"
+_NO_TAIL: Final = Tail(0)
+
+_Rows = tuple[Any, Any, Any]  # time, value, arrival
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class Limits:
     segment_rows: int = 1 << 20  # an open segment is scanned whole by a query: 3 ms for a million rows
     segment_texts: int = 1 << 17
     quiet_s: float = 1.0  # see Ordering
+    tail_segments: int = SEGMENTS  # held in memory too
     folded_rows: int = 1_000_000  # that a chart takes into memory; DuckDB, which can go to disk, folds more by itself
 
 
@@ -66,7 +72,8 @@ class DuckDbStore:
         self._position = Position()
         self._inserts: dict[str, Any] = {}  # parsed, by table
         self._segments = self._prepare(limits)
-        self._ordering = Ordering(self._connection, self._segments, limits.quiet_s)
+        self._tail = Tail(limits.tail_segments)
+        self._ordering = Ordering(self._connection, self._segments, self._tail.drop, limits.quiet_s)
         (self._move,) = self._connection.extract_statements("UPDATE position SET stream_id = ?, sequence = ?")
         self._watchdog = threading.Thread(target=self._interrupt_late, name="query-watchdog", daemon=True)
         self._watchdog.start()
@@ -123,7 +130,9 @@ class DuckDbStore:
             raise
         # Readers see new tables, series and the position only now that the rows are durable.
         for segment, rows in grown:
-            if self._segments.appended(segment, rows):
+            if isinstance(rows, Numbers):  # before the segment is known: who finds it there must find all of it
+                self._tail.add(segment, rows, new=not self._segments.holds(segment))
+            if self._segments.appended(segment, len(rows)):
                 self._inserts.pop(segment.table, None)
                 self._ordering.wake()
         for series in append.series:
@@ -132,9 +141,9 @@ class DuckDbStore:
         self._ordering.appended(len(append.numbers))
         return verdict
 
-    def _write(self, append: Append) -> list[tuple[Segment, int]]:
-        """Which segments grew, and by how many rows."""
-        grown = []
+    def _write(self, append: Append) -> list[tuple[Segment, Numbers | Sequence[Text]]]:
+        """Which segments grew, and by which rows."""
+        grown: list[tuple[Segment, Numbers | Sequence[Text]]] = []
         if append.series:
             expected = range(len(self._by_id) + 1, len(self._by_id) + 1 + len(append.series))
             if [series.id for series in append.series] != list(expected):
@@ -142,11 +151,11 @@ class DuckDbStore:
             named = [(s.id, s.key.product_key, s.key.device_name, s.key.identifier, str(s.key.kind)) for s in append.series]
             self._insert("series", _arrow(named, ("id", "product_key", "device_name", "identifier", "kind")))
         for day, numbers in _numbers_by_day(append.numbers):
-            grown.append((segment := self._open(Kind.NUMBER, day), len(numbers)))
+            grown.append((segment := self._open(Kind.NUMBER, day), numbers))
             self._insert(segment.table, numbers_to_arrow(numbers))
         for day, texts in _texts_by_day(append.texts):
             rows = [(text.series, text.ts, text.json, text.position) for text in texts]
-            grown.append((segment := self._open(Kind.TEXT, day), len(rows)))
+            grown.append((segment := self._open(Kind.TEXT, day), texts))
             self._insert(segment.table, _arrow(rows, ("series", "ts", "v", "pos")))
         if append.gaps:
             missing = [(g.product_key, g.device_name, g.identifier, g.from_ms, g.to_ms, g.count, g.reason) for g in append.gaps]
@@ -187,7 +196,7 @@ class DuckDbStore:
         found = 0
         with self._cursor() as cursor:
             for days in self._days(kind, start, end):
-                rows = self._ask(cursor, statement, kind, days, series, start, end)
+                rows, _ = self._ask(cursor, statement, kind, days, series, start, end)
                 ts.append(rows["ts"])
                 values.append(rows["v"])
                 position.append(rows["pos"])
@@ -203,16 +212,17 @@ class DuckDbStore:
         with self._cursor() as cursor:
             for days in self._days(Kind.NUMBER, start, end, TABLES_A_QUERY):
                 some = f"SELECT ts, v, arrival FROM ({{}}) LIMIT {self._folded_rows + 1}"  # noqa: S608 - an integer
-                rows = self._ask(cursor, some, Kind.NUMBER, days, series, start, end)
+                rows, tail = self._ask(cursor, some, Kind.NUMBER, days, series, start, end, self._tail)
                 if len(rows["ts"]) <= self._folded_rows:  # then this is a third faster than to let DuckDB do it
-                    ts, values, arrival = (np.asarray(rows[name]) for name in ("ts", "v", "arrival"))
+                    columns = [tuple(np.asarray(rows[name]) for name in ("ts", "v", "arrival")), *tail]
+                    ts, values, arrival = (np.concatenate(pieces) for pieces in zip(*columns, strict=True))
                     pieces.append(fold(ts, values, arrival, start, width))
                     continue
                 statement = (
                     f"SELECT (ts - {start:d}) // {width:d} AS bucket, min(v) AS low, max(v) AS high, sum(v) AS total, count(*) AS number"  # noqa: S608 - integers
                     " FROM (SELECT ts, arg_max(v, arrival) AS v FROM ({}) GROUP BY ts) GROUP BY bucket ORDER BY bucket"
                 )
-                rows = self._ask(cursor, statement, Kind.NUMBER, days, series, start, end)
+                rows, _ = self._ask(cursor, statement, Kind.NUMBER, days, series, start, end)
                 pieces.append(Piece(*(np.asarray(rows[name]) for name in ("bucket", "low", "high", "total", "number"))))
         return join(pieces, start, width)
 
@@ -226,17 +236,26 @@ class DuckDbStore:
             yield days[:number]
             days, tables = days[number:], min(2 * tables, TABLES_A_QUERY)
 
-    def _ask(self, cursor: Any, statement: str, kind: Kind, days: Sequence[int], series: int, start: int, end: int) -> Any:
-        """Run the statement over these days; again when a segment was put in order just before."""
+    def _ask(
+        self, cursor: Any, statement: str, kind: Kind, days: Sequence[int], series: int, start: int, end: int, tail: Tail = _NO_TAIL
+    ) -> tuple[Any, list[_Rows]]:
+        """Run the statement over these days, but for the segments held by `tail`, whose rows come apart.
+
+        Asks again when a segment was put in order just before.
+        """
         wanted = f"series = {series:d} AND ts >= {start:d} AND ts < {end:d}"
         while True:
             segments = [segment for day in days for segment in self._segments.of(kind, day)]
-            branches = [
-                f"SELECT ts, v, pos, rowid + {segment.arrivals_from} AS arrival FROM {segment.table} WHERE {wanted}"  # noqa: S608 - ours
-                for segment in segments
-            ]
+            apart: list[_Rows] = []
+            branches: list[str] = []
+            for segment in segments:
+                if (held := tail.of(segment, series, start, end)) is not None:
+                    apart.append((held[0], held[1], held[2] + segment.arrivals_from))
+                    continue
+                columns = f"ts, v, pos, rowid + {segment.arrivals_from} AS arrival"
+                branches.append(f"SELECT {columns} FROM {segment.table} WHERE {wanted}")  # noqa: S608 - names and integers of ours
             try:
-                return cursor.execute(statement.replace("{}", " UNION ALL ".join(branches))).fetchnumpy()
+                return cursor.execute(statement.replace("{}", " UNION ALL ".join(branches or [_NOTHING]))).fetchnumpy(), apart
             except duckdb.CatalogException:
                 self._segments.settled()
                 if segments == [segment for day in days for segment in self._segments.of(kind, day)]:

@@ -29,9 +29,13 @@ class Ordering:
     A segment is replaced in one transaction, every row kept; a failure leaves it as it was.
     """
 
-    def __init__(self, connection: Any, segments: Segments, quiet_s: float) -> None:
-        """They begin with no segment before `quiet_s` have passed since ingest was behind; 0 never waits."""
+    def __init__(self, connection: Any, segments: Segments, replaced: Callable[[Segment], None], quiet_s: float) -> None:
+        """`replaced` is told of each segment that is gone.
+
+        They begin with no segment before `quiet_s` have passed since ingest was behind; 0 never waits.
+        """
         self._segments = segments
+        self._replaced = replaced
         self._quiet_s = quiet_s
         self._behind_at = -quiet_s  # when ingest was last behind, on the monotonic clock
         self._closing = threading.Event()
@@ -110,4 +114,6 @@ class Ordering:
         except BaseException:
             cursor.rollback()
             raise
+        for segment in old:
+            self._replaced(segment)
         crash_point("core.after_ordering_commit")

@@ -19,8 +19,13 @@ EVER = (-(2**53), 2**53)
 Open = Callable[[], TelemetryStore]
 
 
-# The second puts its rows in order all the time, under every test, and leaves the folding of charts to DuckDB.
-LIMITS = {"duckdb": Limits(), "duckdb, always ordering": Limits(segment_rows=3, segment_texts=2, quiet_s=0, folded_rows=1)}
+# The second puts its rows in order all the time, under every test, and leaves the folding of charts to DuckDB; the third keeps no rows
+# in memory, as a store does that was just opened.
+LIMITS = {
+    "duckdb": Limits(),
+    "duckdb, always ordering": Limits(segment_rows=3, segment_texts=2, quiet_s=0, folded_rows=1),
+    "duckdb, without a tail": Limits(tail_segments=0),
+}
 
 
 @pytest.fixture(params=LIMITS)
