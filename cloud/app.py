@@ -181,6 +181,7 @@ def build_api(
     from cloud.ingest import api as ingest
     from cloud.products import api as products
     from cloud.telemetry import api as telemetry
+    from cloud.tenancy.service import KnownKeys
 
     app = FastAPI(
         title="Hearthline",
@@ -192,6 +193,7 @@ def build_api(
     state.database, state.vault, state.bus, state.metrics = database, vault, bus, metrics
     state.downlink, state.sessions, state.changes, state.history = downlink, sessions, changes, history
     state.checks, state.other_roles = checks, ("access", "ingest")
+    state.known_keys = KnownKeys()
     problems.install(app)
     for router in (foundation.router, products.router, devices.router, telemetry.router, ingest.router):
         app.include_router(router)

@@ -1,22 +1,30 @@
 """Who may use the API: `Authorization: Bearer hl_...` on every route under /v1."""
 
+import time
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from cloud.foundation.db import Database
 from cloud.foundation.problems import Problem
 from cloud.tenancy.model import Principal
-from cloud.tenancy.service import authenticate
+from cloud.tenancy.service import KnownKeys, authenticate
 
 _bearer = HTTPBearer(auto_error=False, description="An API key of a tenant.")
 
 
-def authenticated(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Principal:
-    """The dependency of every route under /v1; `app.state.database` is filled by the composition root. Raises Problem 401."""
+async def authenticated(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Principal:
+    """The dependency of every route under /v1; `app.state` is filled by the composition root. Raises Problem 401."""
     database: Database = request.app.state.database
-    principal = None if given is None else authenticate(database, given.credentials)
+    known: KnownKeys = request.app.state.known_keys
+    principal = None
+    if given is not None and (principal := known.get(given.credentials)) is None:
+        asked = time.monotonic()
+        principal = await run_in_threadpool(authenticate, database, given.credentials)
+        if principal is not None:
+            known.remember(given.credentials, principal, asked)
     if principal is None:
         raise Problem(
             401,

@@ -40,7 +40,9 @@ from cloud.foundation.vault import Vault
 from cloud.ingest.quarantine import Wanted, count_held, list_entries, newest_entries
 from cloud.products.model import GATEWAY
 from cloud.products.service import create_product, find_product, list_products, product_names, thing_models
+from cloud.tenancy.model import Principal, new_api_key
 from cloud.tenancy.service import (
+    KnownKeys,
     authenticate,
     create_api_key,
     create_first_tenant,
@@ -191,6 +193,19 @@ def test_an_unreachable_database_asks_to_try_again(tmp_path: Path) -> None:
         database = Database(url)
         with pytest.raises(DatabaseAway):
             database.ping()
+
+
+def test_a_key_seen_a_moment_ago_is_known_for_a_second_and_no_longer() -> None:
+    now = 100.0
+    keys = KnownKeys(lambda: now)
+    key, owner = new_api_key(), Principal(3, "admin")
+    assert keys.get(key) is None
+    keys.remember(key, owner, now)
+    now += KnownKeys.FRESH_S - 0.01
+    assert keys.get(key) == owner
+    assert keys.get(new_api_key()) is None
+    now += 0.02
+    assert keys.get(key) is None
 
 
 def test_a_key_is_known_until_it_is_revoked(database: Database) -> None:

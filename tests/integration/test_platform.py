@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from cloud.tenancy.service import KnownKeys
 from protocols.alink.credentials import sign
 from tests.e2e.platform import Cloud, wait_until
 
@@ -150,6 +151,7 @@ def test_tenants_and_keys_are_administered_beside_the_running_platform(cloud: Cl
     listed = [json.loads(line) for line in cli("tenant", "list", "--data", str(cloud.data), "-o", "json").stdout.splitlines()]
     assert [tenant["tenant"] for tenant in listed] == ["default", "acme"]
     cli("tenant", "revoke", "_".join(key.split("_")[:2]), "--data", str(cloud.data))
+    time.sleep(KnownKeys.FRESH_S)
     refused = cli("product", "list", env=url)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "hearthline tenant key" in refused.stderr

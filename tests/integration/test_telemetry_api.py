@@ -25,7 +25,7 @@ from cloud.telemetry.api import router
 from cloud.telemetry.duckdb_store import DuckDbStore
 from cloud.telemetry.model import Append, Gap, Kind, Numbers, Position, Series, SeriesKey, Text
 from cloud.telemetry.service import History
-from cloud.tenancy.service import create_api_key, create_tenant
+from cloud.tenancy.service import KnownKeys, create_api_key, create_tenant
 from tests.unit.cloud.ingest.scene import MODEL
 
 T = 1_412_121_600_000  # 2014-10-01T00:00:00Z
@@ -49,7 +49,7 @@ def api(tmp_path: Path) -> Iterator[Any]:
     app = FastAPI()
     app.include_router(router)
     problems.install(app)
-    app.state.database, app.state.history = database, History(store)
+    app.state.database, app.state.history, app.state.known_keys = database, History(store), KnownKeys()
     client = TestClient(app)
 
     def asks(key: str) -> Any:
