@@ -33,10 +33,11 @@ check: setup                   ## lint, format, types, architecture
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Values first, two at a time; then real processes, one test after the other: they need the machine for themselves.
+# Values and single parts first, two at a time; then whole platforms, one test after the other: they need the machine for themselves.
 test: check                    ## everything that must hold, under 12 minutes on 2 cores
 	$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/contract tests/architecture tests/docs $(PYTEST)
-	$(BIN)/pytest tests/integration tests/faults tests/e2e $(PYTEST)
+	$(BIN)/pytest -n 2 --dist loadfile tests/integration $(PYTEST)
+	$(BIN)/pytest tests/faults tests/e2e $(PYTEST)
 
 bench: setup                   ## build/bench.json: ratios against peers and bare baselines in the same run
 	$(BIN)/python -m tests.benchmarks

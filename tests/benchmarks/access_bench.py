@@ -148,6 +148,8 @@ def measure(seconds: float, repeats: int) -> dict[str, Measured]:
             directory = Path(name)
             client_file = directory / "clients.json"
             client_file.write_text(json.dumps(clients(max(shape.connections for shape in SHAPES))))
+            with _front_door(directory, reader=True) as (port, access, nats):
+                runs.setdefault(f"{SHAPES[0].name}.read", []).append(_load(port, client_file, SHAPES[0], seconds, access, nats))
             with _front_door(directory, reader=False) as (port, access, nats):
                 for shape in SHAPES:
                     runs.setdefault(shape.name, []).append(_load(port, client_file, shape, seconds, access, nats))
@@ -156,8 +158,6 @@ def measure(seconds: float, repeats: int) -> dict[str, Measured]:
                     with _mosquitto(directory, subscriber=subscriber, seconds=len(SHAPES) * (seconds + 2)) as (port, pid):
                         for shape in SHAPES:
                             runs.setdefault(f"{shape.name}.{name}", []).append(_load(port, client_file, shape, seconds, pid))
-            with _front_door(directory, reader=True) as (port, access, nats):
-                runs.setdefault(f"{SHAPES[0].name}.read", []).append(_load(port, client_file, SHAPES[0], seconds, access, nats))
     return {name: _median(several) for name, several in runs.items()}
 
 
