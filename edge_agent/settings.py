@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+from edge_agent.sections import NAME_LIMIT, Section, read_private, read_toml, refuse
 from edge_agent.southbound.catalogue import CONNECTORS
 from edge_agent.southbound.plan import FRONT_DOOR_BOUNDS, ModbusPlan, NamedPoint
-from protocols.errors import Reason, Refused
+from protocols.errors import Refused
 from protocols.field.modbus import NumberType, Point, Table, WordOrder
 from protocols.inference.card import ModelCard
 from protocols.inference.onnx_card import card_of
@@ -24,9 +24,7 @@ from protocols.thing import library
 from protocols.thing.datatypes import is_numeric
 from protocols.thing.model import ThingModel, parse_thing_model
 
-PREFIX = "HEARTHLINE_EDGE_"
 CRASH_DIR = "HEARTHLINE_CRASH_DIR"
-NAME_LIMIT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,112 +107,19 @@ class Settings:
         return next(device for device in self.devices if device.device_name == name)
 
 
-def refuse(key: str, problem: str) -> Refused:
-    """The error of one key."""
-    return Refused(Reason.BAD_CONFIGURATION, f"{key}: {problem}")
-
-
-_REQUIRED: Any = object()
-
-
-class _Section:
-    """One table of the file: takes its keys one by one and refuses what is left over."""
-
-    def __init__(self, table: object, key: str, environ: Mapping[str, str] | None = None) -> None:
-        if not isinstance(table, dict):
-            raise refuse(key, f"must be a table, not {table!r}")
-        self._left: dict[str, Any] = dict(table)
-        self._known: list[str] = []
-        self._key = key
-        self._environ = environ or {}
-
-    def key(self, name: str) -> str:
-        return f"{self._key}.{name}" if self._key else name
-
-    def take(self, name: str, default: Any = _REQUIRED) -> Any:
-        self._known.append(name)
-        variable = PREFIX + self.key(name).replace(".", "_").upper()
-        value = self._left.pop(name, None)
-        if variable in self._environ:
-            return self._environ[variable]
-        if value is None:
-            if default is _REQUIRED:
-                raise refuse(self.key(name), "is missing")
-            return default
-        return value
-
-    def text(self, name: str, default: Any = _REQUIRED, *, limit: int = 4096) -> str:
-        value = self.take(name, default)
-        if not isinstance(value, str) or not 0 < len(value) <= limit:
-            raise refuse(self.key(name), f"must be a text of 1 to {limit} characters, not {value!r}")
-        return value
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        value = self.take(name)
-        if not isinstance(value, list) or not value or not all(isinstance(entry, str) and entry for entry in value):
-            raise refuse(self.key(name), f"must be a list of texts, not {value!r}")
-        if len(set(value)) != len(value):
-            raise refuse(self.key(name), "names something twice")
-        return tuple(value)
-
-    def optional(self, name: str) -> str | None:
-        value = self.take(name, None)
-        if value is not None and (not isinstance(value, str) or not value):
-            raise refuse(self.key(name), f"must be a text, not {value!r}")
-        return value
-
-    def identity(self, name: str) -> str:
-        """A product key or device name: what fits one level of a topic."""
-        value = self.text(name, limit=NAME_LIMIT)
-        if any(letter in "/+#&|" or letter.isspace() or not letter.isprintable() for letter in value):
-            raise refuse(self.key(name), f"may hold no space, '/', '+', '#', '&' or '|': {value!r}")
-        return value
-
-    def integer(self, name: str, default: Any = _REQUIRED, *, low: int, high: int) -> int:
-        value = self.take(name, default)
-        if isinstance(value, str) and value.lstrip("-").isdigit():
-            value = int(value)  # from the environment
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise refuse(self.key(name), f"must be a whole number from {low} to {high}, not {value!r}")
-        return value
-
-    def number(self, name: str, default: float) -> float:
-        value = self.take(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or value != value or abs(value) == float("inf"):
-            raise refuse(self.key(name), f"must be a finite number, not {value!r}")
-        return float(value)
-
-    def choice(self, name: str, allowed: tuple[str, ...], default: Any = _REQUIRED) -> Any:
-        value = self.take(name, default)
-        if value not in allowed:
-            raise refuse(self.key(name), f"must be one of {', '.join(allowed)}, not {value!r}")
-        return value
-
-    def tables(self, name: str) -> list["_Section"]:
-        value = self.take(name, [])
-        if not isinstance(value, list):
-            raise refuse(self.key(name), f"must be a list of tables: write [[{self.key(name)}]]")
-        return [_Section(table, f"{self.key(name)}[{index}]") for index, table in enumerate(value)]
-
-    def finish(self) -> None:
-        if self._left:
-            unknown = sorted(self._left)[0]
-            raise refuse(self.key(unknown), f"is no key of this file; here are allowed: {', '.join(sorted(self._known))}")
-
-
 def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     """The settings in `path`; raises Refused(BAD_CONFIGURATION) naming the key."""
     environ = os.environ if environ is None else environ
-    document = _toml(path)
+    document = read_toml(path)
     home = path.resolve().parent
-    root = _Section(document, "", environ)
+    root = Section(document, "", environ)
     data_dir = home / root.text("data_dir", "data")
 
-    section = _Section(root.take("gateway"), "gateway", environ)
+    section = Section(root.take("gateway"), "gateway", environ)
     gateway = Gateway(section.identity("product_key"), section.identity("device_name"), _secret(section, home))
     section.finish()
 
-    section = _Section(root.take("uplink"), "uplink", environ)
+    section = Section(root.take("uplink"), "uplink", environ)
     uplink = Uplink(
         section.text("host"),
         section.integer("port", 1883, low=1, high=65535),
@@ -223,7 +128,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     )
     section.finish()
 
-    section = _Section(root.take("buffer", {}), "buffer", environ)
+    section = Section(root.take("buffer", {}), "buffer", environ)
     buffer = Buffer(
         section.integer("quota_bytes", 1 << 30, low=1 << 20, high=1 << 50),
         section.integer("close_after_ms", 50, low=1, high=10_000),
@@ -236,7 +141,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     connectors = tuple(_connector(table, devices) for table in root.tables("connector"))
     _unique("connector", "name", [connector.name for connector in connectors])
     _unique("connector", "device", [connector.device for connector in connectors])
-    section = _Section(root.take("inference", {}), "inference", environ)
+    section = Section(root.take("inference", {}), "inference", environ)
     inference = Inference(
         section.integer("deadline_ms", 2_000, low=10, high=60_000),
         section.integer("memory_mib", 160, low=32, high=4_096),
@@ -254,33 +159,9 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     )  # fmt: skip
 
 
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise refuse(str(path), "does not exist; `edgectl init` writes one") from None
-    except OSError as problem:
-        raise refuse(str(path), f"cannot be read: {problem.strerror}") from problem
-    except UnicodeDecodeError as problem:
-        raise refuse(str(path), f"is not UTF-8: {problem.reason} at byte {problem.start}") from problem
-    except tomllib.TOMLDecodeError as problem:
-        raise refuse(str(path), f"is not TOML: {problem}") from problem
-
-
-def _private(path: Path, key: str) -> str:
-    """The text of a file of secrets; raises Refused when it is missing or others may read it."""
-    try:
-        mode = path.stat().st_mode & 0o777
-        if mode & 0o077:
-            raise refuse(key, f"{path} may be read by others (mode {mode:04o}); run: chmod 600 {path}")
-        return path.read_text(encoding="utf-8")
-    except OSError as problem:
-        raise refuse(key, f"{path} cannot be read: {problem.strerror}") from problem
-
-
-def _secret(section: _Section, home: Path) -> str:
+def _secret(section: Section, home: Path) -> str:
     key = section.key("secret_file")
-    secret = _private(home / section.text("secret_file", "gateway.secret"), key).strip()
+    secret = read_private(home / section.text("secret_file", "gateway.secret"), key).strip()
     if not secret:
         raise refuse(key, "is empty; it must hold the device secret that the cloud gave for this gateway")
     return secret
@@ -289,7 +170,7 @@ def _secret(section: _Section, home: Path) -> str:
 def _front_door(table: object, home: Path, environ: Mapping[str, str], devices: tuple[Device, ...]) -> FrontDoor | None:
     if table is None:
         return None
-    section = _Section(table, "front_door", environ)
+    section = Section(table, "front_door", environ)
     host = section.text("host", "127.0.0.1")
     port = section.integer("port", 1884, low=0, high=65535)
     file = home / section.text("secrets_file", "appliances.toml")
@@ -304,7 +185,7 @@ def _front_door(table: object, home: Path, environ: Mapping[str, str], devices: 
     )
     section.finish()
     try:
-        document = tomllib.loads(_private(file, key))
+        document = tomllib.loads(read_private(file, key))
     except tomllib.TOMLDecodeError as problem:
         raise refuse(key, f"{file} is not TOML: {problem}") from problem
     known = {(device.product_key, device.device_name) for device in devices}
@@ -321,7 +202,7 @@ def _front_door(table: object, home: Path, environ: Mapping[str, str], devices: 
     return FrontDoor(host, port, secrets, bounds)
 
 
-def _device(section: _Section, home: Path) -> Device:
+def _device(section: Section, home: Path) -> Device:
     product_key, name = section.identity("product_key"), section.identity("device_name")
     source = section.text("thing_model")
     section.finish()
@@ -340,7 +221,7 @@ def _thing_model(source: str, home: Path, key: str) -> ThingModel:
         raise refuse(key, f"{source}: {problem}") from problem
 
 
-def _connector(section: _Section, devices: tuple[Device, ...]) -> ModbusPlan:
+def _connector(section: Section, devices: tuple[Device, ...]) -> ModbusPlan:
     name = section.text("name", limit=NAME_LIMIT)
     kind = section.choice("kind", tuple(CONNECTORS))
     device_name = section.text("device", limit=NAME_LIMIT)
@@ -375,7 +256,7 @@ def _connector(section: _Section, devices: tuple[Device, ...]) -> ModbusPlan:
     )  # fmt: skip
 
 
-def _model(section: _Section, home: Path, devices: tuple[Device, ...]) -> Model:
+def _model(section: Section, home: Path, devices: tuple[Device, ...]) -> Model:
     if find_spec("onnxruntime") is None:
         raise refuse(section.key("file"), "running a model needs ONNX Runtime: pip install 'hearthline[edge,inference]'")
     name = section.identity("name")
@@ -407,7 +288,7 @@ def _model(section: _Section, home: Path, devices: tuple[Device, ...]) -> Model:
     return Model(name, file, card, names, score, event, raise_after, clear_after)
 
 
-def _point(section: _Section, device: Device) -> NamedPoint:
+def _point(section: Section, device: Device) -> NamedPoint:
     name = section.text("name", limit=NAME_LIMIT)
     table = Table(section.choice("table", tuple(Table)))
     address = section.integer("address", low=0, high=65535)
