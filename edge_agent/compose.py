@@ -32,7 +32,7 @@ def open_outbox(settings: Settings, clock: Clock) -> SqliteOutbox:
     """The buffer file of this gateway; raises OutboxUnavailable (a second agent, the disk) and OutboxDamaged."""
     return SqliteOutbox(
         settings.data_dir / BUFFER,
-        quota_bytes=settings.buffer.quota_bytes,
+        quotas=settings.buffer.quotas,
         gateway=(settings.gateway.product_key, settings.gateway.device_name),
         now_ms=clock.now_ms,
         in_doubt=2 * settings.uplink.window,

@@ -98,6 +98,11 @@ class Section:
             raise refuse(self.key(name), f"must be a list of tables: write [[{self.key(name)}]]")
         return [Section(table, f"{self.key(name)}[{index}]") for index, table in enumerate(value)]
 
+    def table(self, name: str) -> "Section":
+        """A table below this one; left out, it is empty."""
+        self._known.append(name)
+        return Section(self._left.pop(name, {}), self.key(name), self._environ)
+
     def finish(self) -> None:
         if self._left:
             unknown = sorted(self._left)[0]

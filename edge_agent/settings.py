@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from edge_agent.domain.quotas import LanePolicy, Overflow, Quotas, default_policy
 from edge_agent.sections import NAME_LIMIT, Section, read_private, read_toml, refuse
 from edge_agent.southbound.catalogue import CONNECTORS
 from edge_agent.southbound.plan import FRONT_DOOR_BOUNDS, ModbusPlan, NamedPoint
+from protocols.edgelink.lanes import LANES
 from protocols.errors import Refused
 from protocols.field.modbus import NumberType, Point, Table, WordOrder
 from protocols.inference.card import ModelCard
@@ -54,7 +56,7 @@ class FrontDoor:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    quota_bytes: int
+    quotas: Quotas
     close_after_ms: int
 
 
@@ -129,10 +131,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     section.finish()
 
     section = Section(root.take("buffer", {}), "buffer", environ)
-    buffer = Buffer(
-        section.integer("quota_bytes", 1 << 30, low=1 << 20, high=1 << 50),
-        section.integer("close_after_ms", 50, low=1, high=10_000),
-    )
+    buffer = Buffer(_quotas(section), section.integer("close_after_ms", 50, low=1, high=10_000))
     section.finish()
 
     devices = tuple(_device(table, home) for table in root.tables("device"))
@@ -157,6 +156,26 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
         path.resolve(), data_dir, gateway, uplink, front_door, buffer, devices, connectors, inference, models,
         Path(crash_dir) if crash_dir else None,
     )  # fmt: skip
+
+
+def _quotas(section: Section) -> Quotas:
+    total = section.integer("quota_bytes", 1 << 30, low=1 << 20, high=1 << 50)
+    lanes = {}
+    for lane in LANES:
+        table = section.table(lane.value)
+        usual = default_policy(lane, total)
+        lanes[lane] = LanePolicy(
+            Overflow(table.choice("overflow", tuple(Overflow), usual.overflow)),
+            table.integer("quota_bytes", total, low=1 << 16, high=total),
+            table.integer("reserve_bytes", usual.reserve_bytes, low=0, high=total),
+            table.integer("keep_every", usual.keep_every, low=2, high=1_000),
+            table.integer("max_age_s", 0, low=0, high=1_000_000_000) or None,
+        )
+        table.finish()
+    try:
+        return Quotas(total, lanes)
+    except ValueError as problem:
+        raise refuse(section.key("reserve_bytes"), str(problem)) from problem
 
 
 def _secret(section: Section, home: Path) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import apsw
 
 from edge_agent.buffer.frame_file import FrameFile, translated
 from edge_agent.domain.crashpoint import crash_point
+from edge_agent.domain.quotas import Quotas
 from edge_agent.ports import OutboxClosed, OutboxState
 from protocols.edgelink.lanes import LANES, GapReason, Lane
 
@@ -46,20 +48,21 @@ class SqliteOutbox:
         self,
         path: Path,
         *,
-        quota_bytes: int,
+        quotas: Quotas,
         gateway: tuple[str, str],
         now_ms: Callable[[], int],
         in_doubt: int = 32,
+        running_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open or make the file; raises OutboxUnavailable (disk, another agent) and OutboxDamaged."""
         try:
-            self._file = FrameFile(path, quota_bytes=quota_bytes, gateway=gateway, in_doubt=in_doubt)
+            self._file = FrameFile(path, quotas=quotas, gateway=gateway, in_doubt=in_doubt, running_s=running_s)
         except apsw.Error as error:
             raise translated(error) from error
         self._now_ms = now_ms
         self._state = self._file.state
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._blocked: deque[_Job] = deque()  # appends of alarm and reply that wait for room, in order
+        self._blocked: deque[_Job] = deque()  # appends that wait for room, in order
         self._broken = False
         self._closing = False
         self._arrivals: list[asyncio.Future[None]] = []

@@ -42,6 +42,13 @@ unread_s = {bounds.unread_s:.0f}                   # a connection that reads not
 quota_bytes = 1073741824        # full: oldest readings go and leave a gap record; alarms and replies wait
 close_after_ms = 50             # a reading is on disk after at most about this long
 
+# [buffer.live]                 # also alarm, reply, bulk: what is left out stands as shown
+# overflow = "drop_oldest"      # or drop_newest, thin (every keep_every-th of the oldest stays), block (its producers wait)
+# quota_bytes = 1073741824      # the most this lane may hold
+# reserve_bytes = 0             # kept free for this lane (alarm, reply: a thirty-second of the buffer)
+# keep_every = 10               # for thin
+# max_age_s = 0                 # older ones are given up; running time of the agent, whatever the clock says; 0: never
+
 # [[device]]                    # one for each device behind this gateway
 # product_key = "{example}"
 # device_name = "press-1"

@@ -93,7 +93,7 @@ def buffer_of(settings: Settings) -> Mapping[str, object]:
             if isinstance(found, dict):
                 return found
         try:
-            state = peek(settings.data_dir / BUFFER, settings.buffer.quota_bytes)
+            state = peek(settings.data_dir / BUFFER, settings.buffer.quotas.total_bytes)
             break
         except OutboxDamaged as problem:
             fail(Exit.FAILED, str(problem))

@@ -19,11 +19,6 @@ class Lane(enum.StrEnum):
         """The lane's byte on the wire and in the buffer file: 0 is the most urgent."""
         return _CODES[self]
 
-    @property
-    def may_drop(self) -> bool:
-        """Whether overflow drops the oldest (and names the gap) or makes the producer wait."""
-        return self in (Lane.LIVE, Lane.BULK)
-
 
 _CODES = {lane: code for code, lane in enumerate(Lane)}
 LANES = tuple(Lane)
@@ -36,6 +31,8 @@ class GapReason(enum.StrEnum):
     DEVICE_UNREACHABLE = "device_unreachable"
     MISSED_POLL = "missed_poll"
     OVERFLOW = "overflow"
+    THINNED = "thinned"
+    EXPIRED = "expired"
     REFUSED_FRAME = "refused_frame"
     REFUSED_VALUE = "refused_value"
     BUFFER_RESET = "buffer_reset"
@@ -57,6 +54,8 @@ _TEXTS = {
     GapReason.DEVICE_UNREACHABLE: ("the device did not answer", "设备无应答"),
     GapReason.MISSED_POLL: ("the device moved on between two polls", "两次轮询之间数据已更新"),
     GapReason.OVERFLOW: ("the edge buffer was full", "边缘缓冲区已满"),
+    GapReason.THINNED: ("the edge buffer was full and kept fewer readings", "边缘缓冲区已满，仅保留部分数据"),
+    GapReason.EXPIRED: ("too old to be worth sending", "数据超过保存时限，未再上传"),
     GapReason.REFUSED_FRAME: ("the cloud refused the frame", "云端拒收该数据帧"),
     GapReason.REFUSED_VALUE: ("the value does not fit the thing model", "数值不符合物模型"),
     GapReason.BUFFER_RESET: ("the edge buffer was replaced or restored", "边缘缓冲区被更换或恢复"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edge_agent.buffer.outbox import SqliteOutbox
+from edge_agent.domain.quotas import Quotas
 from edge_agent.ports import Outbox, OutboxClosed
 from protocols.edgelink.columns import NO_COLUMNS, Columns
 from protocols.edgelink.frame import decode_frame, encode_body
@@ -29,7 +30,7 @@ async def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     box: Outbox = (
         FakeOutbox()
         if request.param == "fake"
-        else SqliteOutbox(tmp_path / "buffer.db", quota_bytes=1 << 24, gateway=("gateway", "gw1"), now_ms=lambda: NOW_MS)
+        else SqliteOutbox(tmp_path / "buffer.db", quotas=Quotas(1 << 24), gateway=("gateway", "gw1"), now_ms=lambda: NOW_MS)
     )
     yield box
     await box.close()

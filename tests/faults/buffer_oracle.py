@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_agent.buffer.outbox import SqliteOutbox
+from edge_agent.domain.quotas import Quotas
 from protocols.edgelink.frame import decode_frame
 from protocols.edgelink.lanes import Lane
 from tests.faults.buffer_writer import GATEWAY, QUOTA_BYTES
@@ -87,7 +88,7 @@ class Kept:
 
 
 async def reopen(file: Path) -> Kept:
-    outbox = SqliteOutbox(file, quota_bytes=QUOTA_BYTES, gateway=GATEWAY, now_ms=lambda: 1)
+    outbox = SqliteOutbox(file, quotas=Quotas(QUOTA_BYTES), gateway=GATEWAY, now_ms=lambda: 1)
     try:
         frames: dict[int, int] = {}
         while found := await outbox.next(Lane.LIVE, max(frames, default=0), 500):

@@ -16,6 +16,7 @@ import numpy as np
 
 from edge_agent.buffer.outbox import SqliteOutbox
 from edge_agent.domain.crashpoint import arm_crash_points
+from edge_agent.domain.quotas import Quotas
 from edge_agent.ports import OutboxUnavailable
 from protocols.edgelink.columns import Columns
 from protocols.edgelink.frame import encode_body
@@ -31,7 +32,7 @@ def body(number: int) -> bytes:
 
 
 async def write(path: Path, producers: int) -> None:
-    outbox = SqliteOutbox(path, quota_bytes=QUOTA_BYTES, gateway=GATEWAY, now_ms=lambda: time.time_ns() // 1_000_000)
+    outbox = SqliteOutbox(path, quotas=Quotas(QUOTA_BYTES), gateway=GATEWAY, now_ms=lambda: time.time_ns() // 1_000_000)
     numbers = itertools.count(1)
 
     async def produce(name: int) -> None:

@@ -17,6 +17,7 @@ import aiomqtt
 import pytest
 
 from edge_agent.buffer.outbox import SqliteOutbox
+from edge_agent.domain.quotas import Quotas
 from protocols.alink.credentials import sign
 from protocols.edgelink.frame import decode_frame
 from protocols.edgelink.lanes import Lane
@@ -74,7 +75,7 @@ class Agent:
 
     async def stored(self) -> list[tuple[str, float, int]]:
         """What the buffer file holds in its live lane, as (identifier, value, time)."""
-        outbox = SqliteOutbox(self.home / "data" / "buffer.db", quota_bytes=1 << 30, gateway=("gateway", "gw1"), now_ms=lambda: 0)
+        outbox = SqliteOutbox(self.home / "data" / "buffer.db", quotas=Quotas(1 << 30), gateway=("gateway", "gw1"), now_ms=lambda: 0)
         try:
             found = []
             for _, frame in await outbox.next(Lane.LIVE, 0, 10_000):

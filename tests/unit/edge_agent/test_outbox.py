@@ -11,8 +11,9 @@ import apsw
 import numpy as np
 import pytest
 
-from edge_agent.buffer.frame_file import ROW_OVERHEAD_BYTES
+from edge_agent.buffer.lane_rows import ROW_OVERHEAD_BYTES
 from edge_agent.buffer.outbox import SqliteOutbox
+from edge_agent.domain.quotas import Quotas
 from edge_agent.ports import OutboxClosed, OutboxDamaged, OutboxUnavailable
 from protocols.edgelink.columns import Columns
 from protocols.edgelink.frame import Frame, body_of, decode_frame, encode_body
@@ -36,7 +37,7 @@ SIZE = len(body(0)) + ROW_OVERHEAD_BYTES
 @asynccontextmanager
 async def opened(path: Path, *, frames: int = 1_000, in_doubt: int = 2) -> AsyncIterator[SqliteOutbox]:
     """An outbox with room for about `frames` frames of `body`."""
-    box = SqliteOutbox(path, quota_bytes=frames * SIZE, gateway=("gateway", "gw1"), now_ms=lambda: NOW_MS, in_doubt=in_doubt)
+    box = SqliteOutbox(path, quotas=Quotas(frames * SIZE), gateway=("gateway", "gw1"), now_ms=lambda: NOW_MS, in_doubt=in_doubt)
     try:
         yield box
     finally:
@@ -213,7 +214,7 @@ async def test_a_second_agent_on_the_same_file_is_refused(tmp_path: Path) -> Non
     async with opened(tmp_path / "b.db") as box:
         with pytest.raises(OutboxUnavailable):
             await asyncio.to_thread(
-                lambda: SqliteOutbox(tmp_path / "b.db", quota_bytes=1 << 20, gateway=("gateway", "gw1"), now_ms=lambda: NOW_MS)
+                lambda: SqliteOutbox(tmp_path / "b.db", quotas=Quotas(1 << 20), gateway=("gateway", "gw1"), now_ms=lambda: NOW_MS)
             )
         assert await box.append(Lane.LIVE, body(1), READINGS) == 1
 
@@ -228,7 +229,7 @@ async def test_a_file_that_is_no_buffer_is_refused_and_left_alone(tmp_path: Path
     else:
         path.write_bytes(content)
     with pytest.raises(OutboxDamaged):
-        SqliteOutbox(path, quota_bytes=1 << 20, gateway=("gateway", "gw1"), now_ms=lambda: NOW_MS)
+        SqliteOutbox(path, quotas=Quotas(1 << 20), gateway=("gateway", "gw1"), now_ms=lambda: NOW_MS)
     if content is not None:
         assert path.read_bytes() == content
 

@@ -57,13 +57,8 @@ def test_every_lane_has_its_topic_and_every_downlink_is_subscribed() -> None:
     )
 
 
-def test_lanes_stand_in_order_of_priority_and_only_readings_may_drop() -> None:
-    assert [(lane.value, lane.code, lane.may_drop) for lane in LANES] == [
-        ("alarm", 0, False),
-        ("reply", 1, False),
-        ("live", 2, True),
-        ("bulk", 3, True),
-    ]
+def test_lanes_stand_in_order_of_priority() -> None:
+    assert [(lane.value, lane.code) for lane in LANES] == [("alarm", 0), ("reply", 1), ("live", 2), ("bulk", 3)]
     assert Lane("live") is Lane.LIVE
 
 

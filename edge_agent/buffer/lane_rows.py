@@ -1,0 +1,177 @@
+"""The frame table by lane: rows, and what each lane counts, as the transaction under way sees them.
+
+A frame's row id is lane code << 56 | seq, so a lane is one range of the table and an append goes to its end.
+"""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apsw
+
+from edge_agent.ports import LaneState
+from protocols.edgelink.lanes import LANES, Lane
+
+ROW_OVERHEAD_BYTES = 64
+"""What a row costs beside its body; counted against the quota."""
+MASK = (1 << 56) - 1
+
+TABLES = (
+    """create table lane (code integer primary key, next_seq integer not null, collected integer not null,
+        delivered integer not null, in_gaps integer not null, last_ms integer not null)""",
+    """create table frame (id integer primary key, covers integer not null, boot integer not null, created_ms integer not null,
+        readings integer not null, is_gap integer not null, crc integer not null, body blob not null,
+        age_s integer not null default 0, thinned integer not null default 0)""",
+)
+
+
+@dataclass(slots=True)
+class HeldLane:
+    """A lane as the transaction under way sees it."""
+
+    next_seq: int
+    collected: int = 0
+    delivered: int = 0
+    in_gaps: int = 0
+    last_ms: int = 0
+    floor: int = 1
+    frames: int = 0
+    used_bytes: int = 0
+    readings: int = 0
+    dirty: bool = False
+
+    def freeze(self) -> LaneState:
+        return LaneState(
+            self.floor, self.next_seq, self.frames, self.used_bytes, self.readings, self.collected, self.delivered, self.in_gaps
+        )
+
+
+class Head(NamedTuple):
+    """A row without its body."""
+
+    row: int
+    covers: int
+    size: int
+    readings: int
+    is_gap: int
+    created_ms: int
+    age_s: int
+    thinned: int
+
+
+_HEAD = "select id, covers, length(body), readings, is_gap, created_ms, age_s, thinned from frame"
+
+
+class LaneRows:
+    """The frames of one open file. Changes happen inside the caller's transaction; after a rollback `load` again."""
+
+    def __init__(self, db: apsw.Connection) -> None:
+        self._db = db
+        self.lanes: dict[Lane, HeldLane] = {}
+
+    def load(self) -> None:
+        """Read what every lane holds and counts."""
+        self.lanes = {}
+        for code, next_seq, collected, delivered, in_gaps, last_ms in self.query("select * from lane"):
+            self.lanes[LANES[code]] = HeldLane(next_seq, collected, delivered, in_gaps, last_ms)
+        for held in self.lanes.values():
+            held.floor = held.next_seq
+        rows = self.query("select id >> 56, min(id), count(*), sum(length(body)), sum(readings) from frame group by 1")
+        for code, first, frames, used, readings in rows:
+            held = self.lanes[LANES[code]]
+            held.floor, held.frames = first & MASK, frames
+            held.used_bytes, held.readings = used + frames * ROW_OVERHEAD_BYTES, readings
+
+    def flush(self) -> None:
+        """Write the counters that changed."""
+        for lane, held in self.lanes.items():
+            if held.dirty:
+                self._db.execute(
+                    "update lane set next_seq = ?, collected = ?, delivered = ?, in_gaps = ?, last_ms = ? where code = ?",
+                    (held.next_seq, held.collected, held.delivered, held.in_gaps, held.last_ms, lane.code),
+                )
+                held.dirty = False
+
+    def used(self) -> dict[Lane, int]:
+        return {lane: held.used_bytes for lane, held in self.lanes.items()}
+
+    def query(self, text: str, *values: object) -> list[Any]:
+        return self._db.execute(text, values).fetchall()
+
+    def oldest_age_s(self) -> int:
+        """The age stamp of the last frame of any lane: where this file's clock of ages goes on after a restart."""
+        found = [self.query("select age_s from frame where id <= ? order by id desc limit 1", row_id(lane, MASK)) for lane in LANES]
+        return max((rows[0][0] for rows in found if rows), default=0)
+
+    def heads(self, lane: Lane, after: int = 0, *, limit: int) -> list[Head]:
+        """The oldest rows behind seq `after`."""
+        where = " where id > ? and id <= ? order by id limit ?"
+        return [Head(*row) for row in self.query(_HEAD + where, row_id(lane, after), row_id(lane, MASK), limit)]
+
+    def last(self, lane: Lane) -> Head | None:
+        """The newest row."""
+        found = self.query(_HEAD + " where id between ? and ? order by id desc limit 1", row_id(lane, 0), row_id(lane, MASK))
+        return Head(*found[0]) if found else None
+
+    def body(self, row: int) -> bytes | None:
+        """The body of a row, or None when its bytes are not those that were written."""
+        [(crc, body)] = self.query("select crc, body from frame where id = ?", row)
+        return body if zlib.crc32(body) == crc else None
+
+    def insert(
+        self,
+        lane: Lane,
+        seq: int,
+        covers: int,
+        body: bytes,
+        readings: int,
+        *,
+        boot: int,
+        created_ms: int,
+        age_s: int,
+        is_gap: bool,
+        thinned: int = 0,
+    ) -> None:
+        held = self.lanes[lane]
+        self._db.execute(
+            "insert into frame values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (row_id(lane, seq), covers, boot, created_ms, readings, is_gap, zlib.crc32(body), body, age_s, thinned),
+        )
+        held.frames += 1
+        held.used_bytes += len(body) + ROW_OVERHEAD_BYTES
+        held.readings += readings
+        if held.frames == 1 or seq < held.floor:
+            held.floor = seq
+        held.dirty = True
+
+    def delete(self, lane: Lane, rows: Iterable[tuple[int, int, int]]) -> None:
+        """Delete rows given as (id, body bytes, readings); counters but `delivered` and `in_gaps` follow."""
+        held = self.lanes[lane]
+        for row, size, readings in rows:
+            self._db.execute("delete from frame where id = ?", (row,))
+            held.frames -= 1
+            held.used_bytes -= size + ROW_OVERHEAD_BYTES
+            held.readings -= readings
+        held.dirty = True
+
+    def rewrite(self, lane: Lane, head: Head, body: bytes, lost: int, thinned: int) -> None:
+        """Put `body` in a row's place, with `lost` readings less, which are in gaps now."""
+        self._db.execute(
+            "update frame set body = ?, crc = ?, readings = ?, thinned = ? where id = ?",
+            (body, zlib.crc32(body), head.readings - lost, thinned, head.row),
+        )
+        held = self.lanes[lane]
+        held.used_bytes += len(body) - head.size
+        held.readings -= lost
+        held.in_gaps += lost
+        held.dirty = True
+
+    def find_floor(self, lane: Lane) -> None:
+        held = self.lanes[lane]
+        [(first,)] = self.query("select min(id) from frame where id between ? and ?", row_id(lane, 0), row_id(lane, MASK))
+        held.floor = held.next_seq if first is None else first & MASK
+
+
+def row_id(lane: Lane, seq: int) -> int:
+    return lane.code << 56 | seq
