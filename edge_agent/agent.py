@@ -15,6 +15,7 @@ from edge_agent.domain.clock import Clock
 from edge_agent.pipeline.collect import Collector
 from edge_agent.pipeline.forward import Forwarder
 from edge_agent.pipeline.obey import Obey
+from edge_agent.pipeline.pace import Pace
 from edge_agent.pipeline.presence import Presence
 from edge_agent.pipeline.refine import Refine
 from edge_agent.ports import Outbox
@@ -49,6 +50,7 @@ class Agent:
     refine: Refine | None
     front_door: FrontDoor | None
     listen: tuple[str, int] | None
+    pace: Pace = field(default_factory=Pace)
     started_ms: int = 0
     ready: Callable[[], None] = field(default=lambda: None)
 
@@ -135,6 +137,7 @@ class Agent:
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(STATUS_S)
+            self.pace.sample(self.clock.monotonic(), self.outbox.state())
             self._write_status()
 
     def _write_status(self, *, running: bool = True) -> None:
@@ -165,4 +168,5 @@ class Agent:
                 for key, (online, since_ms, source) in self.presence.states.items()
             ],
             "buffer": self.outbox.state().summary(),
+            "pace": self.pace.summary(),
         }

@@ -20,7 +20,8 @@ class LaneState:
     """One lane of the outbox. It holds seqs from `floor` up to, not including, `next_seq`; empty when both are equal.
 
     `used_bytes` and `readings` are of the frames held; `collected`, `delivered` and `in_gaps` count readings since the file was made
-    (`in_gaps`: given up by overflow, refusal or damage): collected = delivered + in_gaps + readings.
+    (`in_gaps`: given up by overflow, age, refusal or damage): collected = delivered + in_gaps + readings. `appended_bytes` are of all
+    frames ever appended, `delivered_bytes` of those that the cloud committed, counted as against the quota.
     """
 
     floor: int = 1
@@ -31,6 +32,8 @@ class LaneState:
     collected: int = 0
     delivered: int = 0
     in_gaps: int = 0
+    appended_bytes: int = 0
+    delivered_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

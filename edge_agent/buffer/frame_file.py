@@ -86,12 +86,16 @@ class FrameFile:
                 db.execute(table)
             db.execute("insert into identity values (?, 0)", (os.urandom(16),))
             for lane in LANES:
-                db.execute("insert into lane values (?, 1, 0, 0, 0, 0)", (lane.code,))
+                db.execute(
+                    "insert into lane (code, next_seq, collected, delivered, in_gaps, last_ms) values (?, 1, 0, 0, 0, 0)", (lane.code,)
+                )
             db.execute(f"pragma application_id = {APPLICATION_ID}")
             db.execute(f"pragma user_version = {FORMAT}")
         elif (application, version) == (APPLICATION_ID, 1):
             db.execute("alter table frame add column age_s integer not null default 0")
             db.execute("alter table frame add column thinned integer not null default 0")
+            db.execute("alter table lane add column appended_bytes integer not null default 0")
+            db.execute("alter table lane add column delivered_bytes integer not null default 0")
             db.execute(f"pragma user_version = {FORMAT}")
         elif (application, version) != (APPLICATION_ID, FORMAT):
             db.execute("rollback")
@@ -170,6 +174,7 @@ class FrameFile:
             self._rows.insert(lane, seq, seq, body, readings, boot=self.boot, created_ms=now_ms, age_s=age_s, is_gap=False)
         held.next_seq, held.last_ms = seq + 1, max(now_ms, held.last_ms)
         held.collected += readings
+        held.appended_bytes += len(body) + ROW_OVERHEAD_BYTES
         return seq
 
     def remember(self, marks: Mapping[str, bytes]) -> None:
@@ -194,6 +199,7 @@ class FrameFile:
         held.used_bytes -= used + frames * ROW_OVERHEAD_BYTES
         held.readings -= readings
         held.delivered += readings
+        held.delivered_bytes += used + frames * ROW_OVERHEAD_BYTES
         held.dirty = True
         self._rows.find_floor(lane)
 

@@ -19,7 +19,8 @@ MASK = (1 << 56) - 1
 
 TABLES = (
     """create table lane (code integer primary key, next_seq integer not null, collected integer not null,
-        delivered integer not null, in_gaps integer not null, last_ms integer not null)""",
+        delivered integer not null, in_gaps integer not null, last_ms integer not null,
+        appended_bytes integer not null default 0, delivered_bytes integer not null default 0)""",
     """create table frame (id integer primary key, covers integer not null, boot integer not null, created_ms integer not null,
         readings integer not null, is_gap integer not null, crc integer not null, body blob not null,
         age_s integer not null default 0, thinned integer not null default 0)""",
@@ -35,6 +36,8 @@ class HeldLane:
     delivered: int = 0
     in_gaps: int = 0
     last_ms: int = 0
+    appended_bytes: int = 0
+    delivered_bytes: int = 0
     floor: int = 1
     frames: int = 0
     used_bytes: int = 0
@@ -43,7 +46,16 @@ class HeldLane:
 
     def freeze(self) -> LaneState:
         return LaneState(
-            self.floor, self.next_seq, self.frames, self.used_bytes, self.readings, self.collected, self.delivered, self.in_gaps
+            self.floor,
+            self.next_seq,
+            self.frames,
+            self.used_bytes,
+            self.readings,
+            self.collected,
+            self.delivered,
+            self.in_gaps,
+            self.appended_bytes,
+            self.delivered_bytes,
         )
 
 
@@ -73,8 +85,8 @@ class LaneRows:
     def load(self) -> None:
         """Read what every lane holds and counts."""
         self.lanes = {}
-        for code, next_seq, collected, delivered, in_gaps, last_ms in self.query("select * from lane"):
-            self.lanes[LANES[code]] = HeldLane(next_seq, collected, delivered, in_gaps, last_ms)
+        for code, *counted in self.query("select * from lane"):
+            self.lanes[LANES[code]] = HeldLane(*counted)
         for held in self.lanes.values():
             held.floor = held.next_seq
         rows = self.query("select id >> 56, min(id), count(*), sum(length(body)), sum(readings) from frame group by 1")
@@ -88,8 +100,18 @@ class LaneRows:
         for lane, held in self.lanes.items():
             if held.dirty:
                 self._db.execute(
-                    "update lane set next_seq = ?, collected = ?, delivered = ?, in_gaps = ?, last_ms = ? where code = ?",
-                    (held.next_seq, held.collected, held.delivered, held.in_gaps, held.last_ms, lane.code),
+                    "update lane set next_seq = ?, collected = ?, delivered = ?, in_gaps = ?, last_ms = ?, appended_bytes = ?,"
+                    " delivered_bytes = ? where code = ?",
+                    (
+                        held.next_seq,
+                        held.collected,
+                        held.delivered,
+                        held.in_gaps,
+                        held.last_ms,
+                        held.appended_bytes,
+                        held.delivered_bytes,
+                        lane.code,
+                    ),
                 )
                 held.dirty = False
 

@@ -37,8 +37,8 @@ def _read(db: apsw.Connection, quota_bytes: int) -> OutboxState:
     frames = rows("select id >> 56, min(id) & ((1 << 56) - 1), count(*), sum(length(body)), sum(readings) from frame group by 1")
     held = {code: figures for code, *figures in frames}
     lanes = {}
-    for code, next_seq, collected, delivered, in_gaps in rows("select code, next_seq, collected, delivered, in_gaps from lane"):
+    for code, next_seq, *counted in rows("select code, next_seq, collected, delivered, in_gaps, appended_bytes, delivered_bytes from lane"):
         floor, count, used, readings = held.get(code, (next_seq, 0, 0, 0))
-        lanes[LANES[code]] = LaneState(floor, next_seq, count, used, readings, collected, delivered, in_gaps)
+        lanes[LANES[code]] = LaneState(floor, next_seq, count, used, readings, *counted)
     db.execute("rollback")
     return OutboxState(buffer_id, boot, lanes, quota_bytes)

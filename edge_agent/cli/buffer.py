@@ -1,10 +1,14 @@
-"""`edgectl buffer`: what waits for the cloud."""
+"""`edgectl buffer`: what waits for the cloud, and how long there is room for it."""
 
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
-from edge_agent.cli.output import Context, Format, Output, buffer_of, show
+from edge_agent.cli.output import Context, Exit, Format, Output, buffer_of, fail, show
+from edge_agent.documents.status import is_running, read_status
+from edge_agent.domain.forecast import Forecast, drain_time_s, forecast
+from protocols.edgelink.lanes import LANES, Lane
 
 app = typer.Typer(help="The buffer on this gateway's disk.", no_args_is_help=True)
 
@@ -24,3 +28,64 @@ def status(context: typer.Context, output: Output = Format.TABLE) -> None:
         for name, lane in found["lanes"].items()
     ]
     show(found, output, rows, ("LANE", "FRAMES", "READINGS", "BYTES", "FIRST SEQ", "NEXT SEQ"))
+
+
+@app.command("forecast")
+def plan(
+    context: typer.Context,
+    outage_h: Annotated[
+        float, typer.Option(min=0.0, envvar="HEARTHLINE_EDGE_OUTAGE_H", help="Plan for an outage of so many hours.", show_default=True)
+    ] = 8.0,
+    output: Output = Format.TABLE,
+) -> None:
+    """Were the cloud away from now on: when each lane is full at the present rate, what goes first, and how long the drain takes."""
+    session: Context = context.obj
+    settings = session.settings()
+    found = read_status(settings.data_dir)
+    pace = found.get("pace") if found is not None and is_running(found) else None
+    if found is None or pace is None or not pace["over_s"]:
+        fail(Exit.NOTHING_THERE, "rates are measured while the agent runs: start it with `edgectl run` and ask again after half a minute")
+    quotas = settings.buffer.quotas
+    used = {lane: float(found["buffer"]["lanes"][lane.value]["used_bytes"]) for lane in LANES}
+    rates = {lane: float(pace["bytes_per_s"][lane.value]) for lane in LANES}
+    planned = forecast(quotas, used, rates, pace["drain_bytes_per_s"])
+    held_then = min(quotas.total_bytes, sum(used.values()) + sum(rates.values()) * outage_h * 3600)
+    after_s = drain_time_s(held_then, sum(rates.values()), pace["drain_bytes_per_s"])
+    full = planned.lanes[planned.first].full_in_s if planned.first else None
+    data = {
+        "over_s": pace["over_s"],
+        "lanes": {lane.value: asdict(of) for lane, of in planned.lanes.items()},
+        "first": planned.first,
+        "outage_h": outage_h,
+        "loses": full is not None and full < outage_h * 3600,
+        "drain_bytes_per_s": pace["drain_bytes_per_s"],
+        "drain_s": planned.drain_s,
+        "drain_after_outage_s": after_s,
+    }
+    rows = [
+        (lane, round(of.bytes_per_s), round(of.used_bytes), _hours(of.full_in_s), _then(planned, lane))
+        for lane, of in planned.lanes.items()
+    ]
+    show(data, output, rows, ("LANE", "BYTES/S", "BYTES", "FULL IN", "THEN"))
+    if output is Format.TABLE:
+        verdict = "loses nothing" if not data["loses"] else f"{planned.first} loses first, after {_hours(full)}"
+        typer.echo(f"\nAn outage of {outage_h:g} h: {verdict}. Drain afterwards: {_drain(after_s, pace['drain_bytes_per_s'])}.")
+
+
+def _then(planned: Forecast, lane: Lane) -> str | None:
+    of = planned.lanes[lane]
+    if of.full_in_s is None:
+        return None
+    return of.then if of.taken_by is None else f"{of.then}, for {of.taken_by}"
+
+
+def _hours(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
+def _drain(seconds: float | None, drain_bytes_per_s: float | None) -> str:
+    if drain_bytes_per_s is None:
+        return "not known, the uplink has had no backlog since the start"
+    return _hours(seconds) or "never, as much arrives as the uplink carried at its best"

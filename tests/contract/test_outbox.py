@@ -78,6 +78,8 @@ async def test_the_state_accounts_for_every_reading(outbox: Outbox) -> None:
     lane = outbox.state().lanes[Lane.LIVE]
     assert (lane.floor, lane.next_seq, lane.frames) == (2, 4, 2)
     assert (lane.collected, lane.delivered, lane.in_gaps, lane.readings) == (6, 2, 1, 3)
+    bodies = [len(body) + 64 for body in (readings(1.0, 2.0), readings(3.0), readings(4.0, 5.0, 6.0))]
+    assert (lane.appended_bytes, lane.delivered_bytes) == (sum(bodies), bodies[0])
 
 
 async def test_committing_twice_or_too_far_changes_nothing_more(outbox: Outbox) -> None:

@@ -61,8 +61,9 @@ class FakeOutbox:
         self._check_open()
         frames, state = self._frames[lane], self._lanes[lane]
         gone = [old for old in frames if old <= seq]
+        size = sum(len(frames[old].body) + 64 for old in gone)
         delivered = sum(frames.pop(old).readings for old in gone)
-        self._settle(lane, replace(state, delivered=state.delivered + delivered))
+        self._settle(lane, replace(state, delivered=state.delivered + delivered, delivered_bytes=state.delivered_bytes + size))
 
     async def reconcile(self, committed: Mapping[Lane, int]) -> None:
         for lane in LANES:
@@ -101,7 +102,8 @@ class FakeOutbox:
     def _put(self, lane: Lane, body: bytes, readings: int) -> int:
         state = self._lanes[lane]
         self._frames[lane][state.next_seq] = _Held(body, readings)
-        self._settle(lane, replace(state, next_seq=state.next_seq + 1, collected=state.collected + readings))
+        appended = state.appended_bytes + len(body) + 64
+        self._settle(lane, replace(state, next_seq=state.next_seq + 1, collected=state.collected + readings, appended_bytes=appended))
         self._changed.set()
         return state.next_seq
 

@@ -216,3 +216,21 @@ async def test_edgectl_says_the_same_of_a_running_and_of_a_stopped_agent(agent: 
         assert edgectl(agent, "account") == expected
         assert edgectl(agent, "buffer", "status")[1]["lanes"]["live"]["readings"] == 3
         assert edgectl(agent, "status")[0] == 4
+
+
+async def test_the_forecast_goes_by_what_really_came(agent: Agent) -> None:
+    with agent.running():
+        deadline = time.monotonic() + 40
+        number = 0
+        code, found = edgectl(agent, "buffer", "forecast")
+        while code:
+            await post(agent, number, 10, [])
+            number += 10
+            code, found = edgectl(agent, "buffer", "forecast", "--outage-h", "1")
+            assert code in (0, 4)
+            assert time.monotonic() < deadline
+        live = found["lanes"]["live"]
+        came = edgectl(agent, "buffer", "status")[1]["lanes"]["live"]["used_bytes"]
+        assert live["bytes_per_s"] * found["over_s"] == pytest.approx(came, rel=0.3)  # what came in the first and the last second aside
+        assert live["full_in_s"] == pytest.approx(((1 << 30) * 30 // 32 - came) / live["bytes_per_s"], rel=0.1)
+        assert (found["first"], found["loses"], found["drain_s"]) == ("live", False, None)  # the cloud was never there

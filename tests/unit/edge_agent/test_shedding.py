@@ -246,8 +246,8 @@ def test_a_file_of_the_first_format_is_taken_over_with_what_it_holds(tmp_path: P
     with opened(path, 100) as file:
         append(file, Lane.LIVE, 1)
         file.begin()
-        for column in ("age_s", "thinned"):
-            file._db.execute(f"alter table frame drop column {column}")
+        for table, column in (("frame", "age_s"), ("frame", "thinned"), ("lane", "appended_bytes"), ("lane", "delivered_bytes")):
+            file._db.execute(f"alter table {table} drop column {column}")
         file._db.execute("pragma user_version = 1")
         file._db.execute("commit")
     with opened(path, 100) as file:
