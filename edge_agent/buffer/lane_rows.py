@@ -22,8 +22,8 @@ TABLES = (
         delivered integer not null, in_gaps integer not null, last_ms integer not null,
         appended_bytes integer not null default 0, delivered_bytes integer not null default 0)""",
     """create table frame (id integer primary key, covers integer not null, boot integer not null, created_ms integer not null,
-        readings integer not null, is_gap integer not null, crc integer not null, body blob not null,
-        age_s integer not null default 0, thinned integer not null default 0)""",
+        readings integer not null, is_gap integer not null, crc integer not null, age_s integer not null, thinned integer not null,
+        body blob not null)""",  # the body stands last: what is behind it can only be read through it
 )
 
 
@@ -89,11 +89,12 @@ class LaneRows:
             self.lanes[LANES[code]] = HeldLane(*counted)
         for held in self.lanes.values():
             held.floor = held.next_seq
-        rows = self.query("select id >> 56, min(id), count(*), sum(length(body)), sum(readings) from frame group by 1")
-        for code, first, frames, used, readings in rows:
-            held = self.lanes[LANES[code]]
-            held.floor, held.frames = first & MASK, frames
-            held.used_bytes, held.readings = used + frames * ROW_OVERHEAD_BYTES, readings
+        for lane, held in self.lanes.items():  # lane by lane: one query with `group by` would sort the bodies
+            summed = "select min(id), count(*), sum(length(body)), sum(readings) from frame where id between ? and ?"
+            [(first, frames, used, readings)] = self.query(summed, row_id(lane, 0), row_id(lane, MASK))
+            if frames:
+                held.floor, held.frames = first & MASK, frames
+                held.used_bytes, held.readings = used + frames * ROW_OVERHEAD_BYTES, readings
 
     def flush(self) -> None:
         """Write the counters that changed."""
@@ -157,8 +158,9 @@ class LaneRows:
     ) -> None:
         held = self.lanes[lane]
         self._db.execute(
-            "insert into frame values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (row_id(lane, seq), covers, boot, created_ms, readings, is_gap, zlib.crc32(body), body, age_s, thinned),
+            "insert into frame (id, covers, boot, created_ms, readings, is_gap, crc, age_s, thinned, body)"
+            " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (row_id(lane, seq), covers, boot, created_ms, readings, is_gap, zlib.crc32(body), age_s, thinned, body),
         )
         held.frames += 1
         held.used_bytes += len(body) + ROW_OVERHEAD_BYTES

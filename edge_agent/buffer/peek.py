@@ -2,13 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import apsw
 
 from edge_agent.buffer.frame_file import APPLICATION_ID, translated
-from edge_agent.ports import LaneState, OutboxDamaged, OutboxState
-from protocols.edgelink.lanes import LANES
+from edge_agent.buffer.lane_rows import LaneRows
+from edge_agent.ports import OutboxDamaged, OutboxState
 
 
 def peek(path: Path, quota_bytes: int) -> OutboxState | None:
@@ -29,16 +28,9 @@ def peek(path: Path, quota_bytes: int) -> OutboxState | None:
 
 
 def _read(db: apsw.Connection, quota_bytes: int) -> OutboxState:
-    def rows(query: str) -> list[Any]:
-        return db.execute(query).fetchall()
-
+    rows = LaneRows(db)
     db.execute("begin")
-    (buffer_id, boot) = rows("select buffer_id, boot from identity")[0]
-    frames = rows("select id >> 56, min(id) & ((1 << 56) - 1), count(*), sum(length(body)), sum(readings) from frame group by 1")
-    held = {code: figures for code, *figures in frames}
-    lanes = {}
-    for code, next_seq, *counted in rows("select code, next_seq, collected, delivered, in_gaps, appended_bytes, delivered_bytes from lane"):
-        floor, count, used, readings = held.get(code, (next_seq, 0, 0, 0))
-        lanes[LANES[code]] = LaneState(floor, next_seq, count, used, readings, *counted)
+    [(buffer_id, boot)] = rows.query("select buffer_id, boot from identity")
+    rows.load()
     db.execute("rollback")
-    return OutboxState(buffer_id, boot, lanes, quota_bytes)
+    return OutboxState(buffer_id, boot, {lane: held.freeze() for lane, held in rows.lanes.items()}, quota_bytes)
