@@ -13,6 +13,7 @@ from typing import Any
 import apsw
 
 from edge_agent.buffer.lane_rows import MASK, ROW_OVERHEAD_BYTES, TABLES, LaneRows, row_id
+from edge_agent.buffer.salvage import finish_exchange, is_sound, salvage
 from edge_agent.buffer.shedding import Shedding
 from edge_agent.domain.quotas import Overflow, Quotas
 from edge_agent.ports import OutboxDamaged, OutboxState, OutboxUnavailable
@@ -54,8 +55,13 @@ class FrameFile:
     ) -> None:
         self._path, self._quotas, self._gateway, self._in_doubt, self._running_s = path, quotas, gateway, in_doubt, running_s
         self.buffer_id, self.boot = b"", 0
+        finish_exchange(path)
         self._connect()
         try:
+            if not is_sound(self._db):
+                self._db.close(True)
+                salvage(path, gateway, _new_file)
+                self._connect()
             self._begin_boot()
         except BaseException:
             self._db.close(True)
@@ -68,29 +74,14 @@ class FrameFile:
     def _connect(self) -> None:
         self._db = db = apsw.Connection(os.fspath(self._path))
         db.set_busy_timeout(2_000)
-        # One statement a call: apsw stops a string of several at its first result row.
-        db.execute("pragma locking_mode = exclusive")  # a second agent on this file is refused, and no shared memory is needed
-        db.execute("pragma page_size = 8192")  # frames are tens of KiB: fewer, larger pages read four times as fast
-        db.execute("pragma auto_vacuum = incremental")  # of a new file; an older one keeps its size
-        db.execute("pragma journal_mode = wal")
-        db.execute("pragma synchronous = full")  # the promise of `append` hangs on this line
-        db.execute("pragma journal_size_limit = 16777216")
-        db.execute("pragma cache_size = -4096")
+        _prepare(db)
 
     def _begin_boot(self) -> None:
         db = self._db
         db.execute("begin immediate")
         application, version = db.pragma("application_id"), db.pragma("user_version")
         if application == 0 and version == 0 and not db.execute("select count(*) from sqlite_schema").get:  # an empty file
-            for table in _TABLES:
-                db.execute(table)
-            db.execute("insert into identity values (?, 0)", (os.urandom(16),))
-            for lane in LANES:
-                db.execute(
-                    "insert into lane (code, next_seq, collected, delivered, in_gaps, last_ms) values (?, 1, 0, 0, 0, 0)", (lane.code,)
-                )
-            db.execute(f"pragma application_id = {APPLICATION_ID}")
-            db.execute(f"pragma user_version = {FORMAT}")
+            _lay_out(db)
         elif (application, version) == (APPLICATION_ID, 1):
             db.execute("alter table frame add column age_s integer not null default 0")
             db.execute("alter table frame add column thinned integer not null default 0")
@@ -267,6 +258,32 @@ class FrameFile:
 
     def marks(self, prefix: str) -> dict[str, bytes]:
         return dict(self._rows.query("select key, value from mark where substr(key, 1, length(?1)) = ?1", prefix))
+
+
+def _prepare(db: apsw.Connection) -> None:
+    # One statement a call: apsw stops a string of several at its first result row.
+    db.execute("pragma locking_mode = exclusive")  # a second agent on this file is refused, and no shared memory is needed
+    db.execute("pragma page_size = 8192")  # frames are tens of KiB: fewer, larger pages read four times as fast
+    db.execute("pragma auto_vacuum = incremental")  # of a new file; an older one keeps its size
+    db.execute("pragma journal_mode = wal")
+    db.execute("pragma synchronous = full")  # the promise of `append` hangs on this line
+    db.execute("pragma journal_size_limit = 16777216")
+    db.execute("pragma cache_size = -4096")
+
+
+def _lay_out(db: apsw.Connection) -> None:
+    for table in _TABLES:
+        db.execute(table)
+    db.execute("insert into identity values (?, 0)", (os.urandom(16),))
+    for lane in LANES:
+        db.execute("insert into lane (code, next_seq, collected, delivered, in_gaps, last_ms) values (?, 1, 0, 0, 0, 0)", (lane.code,))
+    db.execute(f"pragma application_id = {APPLICATION_ID}")
+    db.execute(f"pragma user_version = {FORMAT}")
+
+
+def _new_file(db: apsw.Connection) -> None:
+    _prepare(db)
+    _lay_out(db)
 
 
 def translated(error: apsw.Error) -> OutboxUnavailable | OutboxDamaged:

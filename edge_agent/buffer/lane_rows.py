@@ -23,7 +23,7 @@ TABLES = (
         appended_bytes integer not null default 0, delivered_bytes integer not null default 0)""",
     """create table frame (id integer primary key, covers integer not null, boot integer not null, created_ms integer not null,
         readings integer not null, is_gap integer not null, crc integer not null, age_s integer not null, thinned integer not null,
-        body blob not null)""",  # the body stands last: what is behind it can only be read through it
+        body blob not null) strict""",  # the body stands last: what is behind it can only be read through it
 )
 
 

@@ -1,0 +1,144 @@
+"""A damaged buffer file: whatever page is hit, the agent opens it, delivers what can be read, and names the rest."""
+
+import random
+from pathlib import Path
+
+import apsw
+import numpy as np
+import pytest
+
+from edge_agent.buffer.frame_file import FrameFile
+from edge_agent.domain.quotas import Quotas
+from edge_agent.ports import OutboxDamaged
+from protocols.edgelink.columns import Columns
+from protocols.edgelink.frame import decode_frame, encode_body
+from protocols.edgelink.lanes import GapReason, Lane, Verdict, Watermark
+from protocols.edgelink.records import GapRecord
+
+PAGE = 8192
+FRAMES = 400
+READINGS = 300
+
+
+def body(number: int) -> bytes:
+    values = np.random.default_rng(number).random(READINGS)
+    times = np.arange(number * READINGS, (number + 1) * READINGS, dtype=np.int64)
+    return encode_body(Columns((("press", "p1", "force"),), np.zeros(READINGS, np.uint32), times, values))
+
+
+BODIES = [body(number) for number in range(FRAMES)]
+
+
+def opened(path: Path) -> FrameFile:
+    return FrameFile(path, quotas=Quotas(1 << 30), gateway=("gateway", "gw1"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("whole") / "b.db"
+    file = opened(path)
+    for number in range(FRAMES):
+        file.begin()
+        file.append(Lane.LIVE, BODIES[number], READINGS, 1_760_000_000_000 + number)
+        file.remember({f"mark/{number}": b"x" * 50})
+        file.commit()
+    file.close()
+    return path.read_bytes()
+
+
+def read_all(file: FrameFile) -> list[bytes]:
+    while True:
+        frames, damaged = file.read(Lane.LIVE, 0, 10 * FRAMES)
+        if not damaged:
+            return [data for _, data in frames]
+        file.begin()
+        for seq in damaged:
+            file.replace_damaged(Lane.LIVE, seq)
+        file.commit()
+
+
+def judge(file: FrameFile) -> tuple[int, int]:
+    """Readings delivered and lost, after checking every frame against what was written and the cloud's arithmetic."""
+    watermark, delivered, gaps, unnamed = Watermark(), 0, 0, 0
+    for data in read_all(file):
+        frame = decode_frame(data)
+        decision = watermark.advance(frame.header.seq, frame.header.floor, frame.header.first)
+        assert decision.verdict is Verdict.APPEND
+        unnamed += decision.lost is not None
+        watermark = Watermark(decision.committed)
+        if frame.columns.count:
+            assert encode_body(frame.columns) == BODIES[frame.header.seq - 1]
+        reasons = {record.gap.reason for record in frame.records if isinstance(record, GapRecord)}
+        assert reasons <= {GapReason.BUFFER_DAMAGED}
+        delivered += frame.columns.count
+        gaps += len(reasons)
+    lane = file.state.lanes[Lane.LIVE]
+    assert (lane.next_seq, lane.collected) == (FRAMES + 1, FRAMES * READINGS)
+    assert lane.collected == lane.readings + lane.in_gaps
+    assert lane.readings == delivered
+    if lane.in_gaps and lane.floor == 1:
+        assert gaps
+    return delivered, lane.in_gaps
+
+
+def test_damage_anywhere_costs_what_it_hit_and_is_named(whole: bytes, tmp_path: Path) -> None:
+    seed = random.Random(20261127)
+    losses = salvaged = refused = rootless = 0
+    for number in range(100):
+        path = tmp_path / f"{number}.db"
+        data = bytearray(whole)
+        at = seed.randrange(2 * PAGE, len(data))  # the first pages hold the header, identity and counters
+        for place in range(at, min(at + seed.choice((1, 16, PAGE)), len(data))):
+            data[place] ^= seed.randrange(1, 256)
+        path.write_bytes(data)
+        try:
+            file = opened(path)
+        except OutboxDamaged:
+            refused += 1
+            continue
+        delivered, lost = judge(file)
+        rootless += delivered < FRAMES * READINGS * 0.9  # the page from which all others are found: one in a few hundred
+        losses += bool(lost)
+        salvaged += path.with_name(path.name + ".damaged").exists()
+        file.begin()
+        assert file.append(Lane.LIVE, BODIES[0], READINGS, 0) == FRAMES + 1
+        file.commit()
+        file.close()
+    assert refused <= 6
+    assert rootless <= 2
+    assert losses > 20
+    assert salvaged > 5
+
+
+def test_an_inner_page_of_the_tree_costs_no_frame_that_has_another_way(whole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "b.db"
+    path.write_bytes(whole)
+    db = apsw.Connection(str(path))
+    [(root,)] = db.execute("select rootpage from sqlite_schema where name = 'frame'").fetchall()
+    leaves = [page for (page,) in db.execute("select pageno from dbstat where name = 'frame' and pagetype = 'leaf'")] if root else []
+    db.close()
+    data = bytearray(whole)
+    middle = leaves[len(leaves) // 2]
+    data[(middle - 1) * PAGE : (middle - 1) * PAGE + 16] = bytes(16)
+    path.write_bytes(data)
+    file = opened(path)
+    delivered, lost = judge(file)
+    assert 0 < lost <= 10 * READINGS
+    assert delivered + lost == FRAMES * READINGS
+    file.close()
+
+
+@pytest.mark.parametrize("stopped", ["before the renames", "after the first", "after the second"])
+def test_an_exchange_that_was_cut_short_is_made_good(whole: bytes, tmp_path: Path, stopped: str) -> None:
+    path, fresh, damaged = (tmp_path / name for name in ("b.db", "b.db.salvaged", "b.db.damaged"))
+    if stopped == "before the renames":
+        path.write_bytes(whole)
+        fresh.write_bytes(whole[: len(whole) // 2])
+    else:
+        damaged.write_bytes(b"old")
+        fresh.write_bytes(whole)
+        (tmp_path / ("b.db-wal" if stopped == "after the first" else "b.db.damaged-wal")).write_bytes(b"old")
+    file = opened(path)
+    assert judge(file) == (FRAMES * READINGS, 0)
+    assert not fresh.exists()
+    file.close()
