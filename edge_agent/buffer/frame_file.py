@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 
 from edge_agent.buffer.lane_rows import MASK, ROW_OVERHEAD_BYTES, TABLES, LaneRows, row_id
-from edge_agent.buffer.salvage import finish_exchange, is_sound, salvage
+from edge_agent.buffer.salvage import finish_exchange, forget_copy, is_sound, salvage
 from edge_agent.buffer.shedding import Shedding
 from edge_agent.domain.quotas import Overflow, Quotas
 from edge_agent.ports import OutboxDamaged, OutboxState, OutboxUnavailable
@@ -62,6 +62,8 @@ class FrameFile:
                 self._db.close(True)
                 salvage(path, gateway, _new_file)
                 self._connect()
+            else:
+                forget_copy(path)
             self._begin_boot()
         except BaseException:
             self._db.close(True)
@@ -90,7 +92,7 @@ class FrameFile:
             db.execute(f"pragma user_version = {FORMAT}")
         elif (application, version) != (APPLICATION_ID, FORMAT):
             db.execute("rollback")
-            raise OutboxDamaged(f"{self._path} is no buffer of this version (application {application}, format {version})")
+            raise OutboxDamaged(f"{self._path} is no buffer of this version (application {application}, format {version}); move it away")
         db.execute("update identity set boot = boot + 1")
         identity: Any = db.execute("select buffer_id, boot from identity").fetchall()
         [(self.buffer_id, self.boot)] = identity

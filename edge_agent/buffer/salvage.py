@@ -50,31 +50,31 @@ def _broken_chains(db: apsw.Connection) -> int:
 
 
 def finish_exchange(path: Path) -> None:
-    """Before opening: carry an exchange that was cut short to its end, or forget a copy that was never finished."""
+    """Before opening: carry an exchange that was cut short to its end."""
     fresh, damaged = _beside(path, ".salvaged"), _beside(path, ".damaged")
-    if not fresh.exists():
-        return
-    if path.exists():
-        for name in (fresh, _beside(fresh, "-wal")):
-            name.unlink(missing_ok=True)
+    if path.exists() or not fresh.exists():
         return
     _move(_beside(path, "-wal"), _beside(damaged, "-wal"))
     fresh.rename(path)
     _sync(path.parent)
 
 
+def forget_copy(path: Path) -> None:
+    """Remove a copy that was never finished. Only for who holds the lock on `path`: another agent may be making one."""
+    for suffix in (".salvaged", ".salvaged-wal"):
+        _beside(path, suffix).unlink(missing_ok=True)
+
+
 def salvage(path: Path, gateway: tuple[str, str], make: Callable[[apsw.Connection], None]) -> None:
     """Copy what is readable and exchange the files; `make` lays out an empty one. OutboxDamaged: identity or counters are gone."""
     fresh, damaged = _beside(path, ".salvaged"), _beside(path, ".damaged")
     try:
-        with _opened(path) as old, _opened(fresh) as new:
-            make(new)
-            new.execute("begin immediate")
-            lost = _copy(old, new, gateway)
-            new.execute("commit")
-            new.execute("pragma wal_checkpoint(truncate)").fetchall()
+        with _opened(path) as old:
+            old.execute("select count(*) from sqlite_schema").fetchall()  # takes the lock, and keeps it
+            forget_copy(path)
+            lost = _into(fresh, old, gateway, make)
     except OutboxDamaged:
-        fresh.unlink()
+        fresh.unlink(missing_ok=True)
         raise
     _sync(fresh.parent)
     for suffix in ("-wal", "-shm"):
@@ -83,6 +83,16 @@ def salvage(path: Path, gateway: tuple[str, str], make: Callable[[apsw.Connectio
     _sync(path.parent)
     finish_exchange(path)
     log.error("buffer.salvaged", extra={"readings_lost": lost, "damaged_file": str(damaged)})
+
+
+def _into(fresh: Path, old: apsw.Connection, gateway: tuple[str, str], make: Callable[[apsw.Connection], None]) -> int:
+    with _opened(fresh) as new:
+        make(new)
+        new.execute("begin immediate")
+        lost = _copy(old, new, gateway)
+        new.execute("commit")
+        new.execute("pragma wal_checkpoint(truncate)").fetchall()
+    return lost
 
 
 def _copy(old: apsw.Connection, new: apsw.Connection, gateway: tuple[str, str]) -> int:

@@ -59,12 +59,11 @@ def read_all(file: FrameFile) -> list[bytes]:
 
 def judge(file: FrameFile) -> tuple[int, int]:
     """Readings delivered and lost, after checking every frame against what was written and the cloud's arithmetic."""
-    watermark, delivered, gaps, unnamed = Watermark(), 0, 0, 0
+    watermark, delivered, gaps = Watermark(), 0, 0
     for data in read_all(file):
         frame = decode_frame(data)
         decision = watermark.advance(frame.header.seq, frame.header.floor, frame.header.first)
         assert decision.verdict is Verdict.APPEND
-        unnamed += decision.lost is not None
         watermark = Watermark(decision.committed)
         if frame.columns.count:
             assert encode_body(frame.columns) == BODIES[frame.header.seq - 1]
