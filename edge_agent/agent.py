@@ -11,14 +11,14 @@ from pathlib import Path
 from edge_agent.documents.registry import DeviceRegistry
 from edge_agent.documents.status import write_status
 from edge_agent.domain.backoff import Backoff
-from edge_agent.domain.clock import Clock
+from edge_agent.domain.clock import AgentClock
 from edge_agent.pipeline.collect import Collector
 from edge_agent.pipeline.forward import Forwarder
 from edge_agent.pipeline.obey import Obey
 from edge_agent.pipeline.pace import Pace
 from edge_agent.pipeline.presence import Presence
 from edge_agent.pipeline.refine import Refine
-from edge_agent.ports import Outbox
+from edge_agent.ports import Outbox, OutboxUnavailable
 from edge_agent.southbound.modbus import ModbusConnector
 from edge_agent.southbound.mqtt import FrontDoor
 from edge_agent.supervise import RestartPolicy, supervise
@@ -39,7 +39,7 @@ class Agent:
     """All stages, wired (compose.py). `run` returns after a drain; a bug in a stage is raised and ends the process."""
 
     data_dir: Path
-    clock: Clock
+    clock: AgentClock
     outbox: Outbox
     collector: Collector
     forwarder: Forwarder
@@ -138,7 +138,21 @@ class Agent:
         while True:
             await asyncio.sleep(STATUS_S)
             self.pace.sample(self.clock.monotonic(), self.outbox.state())
+            await self._look_at_the_clock()
             self._write_status()
+
+    async def _look_at_the_clock(self) -> None:
+        before = self.clock.quality
+        self.clock.poll()
+        if self.clock.quality is not before:
+            log.warning("clock.changed", extra=self.clock.summary())
+        marks = self.clock.take_marks()
+        if marks:
+            with suppress(OutboxUnavailable):
+                await self.outbox.remember(marks)
+        floor = self.clock.floor()
+        if floor is not None:
+            self.collector.mark(*floor)  # with the next frame, at no cost of its own
 
     def _write_status(self, *, running: bool = True) -> None:
         try:
@@ -153,6 +167,7 @@ class Agent:
             "pid": os.getpid(),
             "started_ms": self.started_ms,
             "written_ms": self.clock.now_ms(),
+            "clock": self.clock.summary(),
             "uplink": {
                 "connected": self.forwarder.connected,
                 "since_ms": self.forwarder.connected_since_ms,

@@ -1,10 +1,13 @@
 """The agent's composition root: read it from top to bottom and you have read the architecture."""
 
+from collections.abc import Callable
+
 from edge_agent.agent import CLEAN, Agent
 from edge_agent.buffer.outbox import SqliteOutbox
 from edge_agent.documents.registry import DeviceNote, DeviceRegistry
 from edge_agent.domain.batch import Shape
-from edge_agent.domain.clock import Clock, SystemClock
+from edge_agent.domain.clock import MARK_PREFIX as CLOCK_MARKS
+from edge_agent.domain.clock import AgentClock, Machine
 from edge_agent.domain.crashpoint import arm_crash_points
 from edge_agent.domain.sampling import LastRow
 from edge_agent.domain.seen import SeenRing
@@ -28,26 +31,32 @@ BUFFER = "buffer.db"
 SEEN = {Lane.LIVE: "seen/live/", Lane.ALARM: "seen/alarm/"}
 
 
-def open_outbox(settings: Settings, clock: Clock) -> SqliteOutbox:
-    """The buffer file of this gateway; raises OutboxUnavailable (a second agent, the disk) and OutboxDamaged."""
+def open_outbox(settings: Settings, clock: Callable[[], AgentClock]) -> SqliteOutbox:
+    """The buffer file of this gateway; raises OutboxUnavailable (a second agent, the disk) and OutboxDamaged.
+
+    `clock` is asked first when frames are written or read: it is made of what the buffer remembers.
+    """
     return SqliteOutbox(
         settings.data_dir / BUFFER,
         quotas=settings.buffer.quotas,
         gateway=(settings.gateway.product_key, settings.gateway.device_name),
-        now_ms=clock.now_ms,
+        now_ms=lambda: clock().now_ms(),
         in_doubt=2 * settings.uplink.window,
+        shift=lambda period: clock().shift(period),
     )
 
 
-async def compose(settings: Settings, clock: Clock | None = None, outbox: Outbox | None = None, scorer: Scorer | None = None) -> Agent:
+async def compose(settings: Settings, scorer: Scorer | None = None) -> Agent:
     """Build the agent; raises what opening the buffer raises, and OSError for the data directory."""
-    clock = clock or SystemClock()
     arm_crash_points(settings.crash_dir)
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     # the buffer, and what the run before left in it
-    outbox = outbox or open_outbox(settings, clock)
+    clock: AgentClock
+    outbox: Outbox = open_outbox(settings, lambda: clock)
     marks = await outbox.marks()
+    clock = AgentClock(Machine(), settings.trust, {key: value for key, value in marks.items() if key.startswith(CLOCK_MARKS)})
+    await outbox.remember(clock.take_marks())
     clean = marks.get(CLEAN) == b"1"
     seen = {lane: SeenRing(prefix, marks) for lane, prefix in SEEN.items()}
     collector = Collector(outbox, seen, close_after_s=settings.buffer.close_after_ms / 1000)
@@ -98,6 +107,11 @@ async def compose(settings: Settings, clock: Clock | None = None, outbox: Outbox
         keepalive_s=uplink.keepalive_s,
         window=uplink.window,
     )
+
+    async def told_time(cloud_ms: int, give_or_take_ms: int) -> None:
+        clock.learn(cloud_ms, give_or_take_ms)
+        await outbox.remember(clock.take_marks())  # before a frame leaves with the times that follow from it
+
     forwarder = Forwarder(
         outbox,
         link,
@@ -106,6 +120,7 @@ async def compose(settings: Settings, clock: Clock | None = None, outbox: Outbox
         window=uplink.window,
         obey=obey.handle,
         linked=presence.linked,
+        told_time=told_time,
     )
     return Agent(settings.data_dir, clock, outbox, collector, forwarder, obey, presence, registry, connectors, refine, front_door, listen)
 

@@ -38,12 +38,17 @@ class LaneState:
 
 @dataclass(frozen=True, slots=True)
 class OutboxState:
-    """The outbox at one moment. `buffer_id` is 16 random bytes made with the file, `boot` counts its openings."""
+    """The outbox at one moment. `buffer_id` is 16 random bytes made with the file, `boot` counts its openings.
+
+    Since the opening, `written_bytes` went to the write-ahead log for `appended_readings`; up to as many again move into the file later.
+    """
 
     buffer_id: bytes
     boot: int
     lanes: Mapping[Lane, LaneState]
     quota_bytes: int
+    written_bytes: int = 0
+    appended_readings: int = 0
 
     @property
     def used_bytes(self) -> int:
@@ -56,6 +61,8 @@ class OutboxState:
             "boot": self.boot,
             "quota_bytes": self.quota_bytes,
             "used_bytes": self.used_bytes,
+            "written_bytes": self.written_bytes,
+            "written_bytes_per_reading": round(self.written_bytes / self.appended_readings, 2) if self.appended_readings else None,
             "lanes": {lane.value: asdict(held) for lane, held in self.lanes.items()},
         }
 
@@ -75,8 +82,10 @@ class OutboxDamaged(Broken):
 class Outbox(Protocol):
     """Frames on their way up. Order, identity and durability live here; nothing is forgotten before `committed`."""
 
-    async def append(self, lane: Lane, body: bytes, readings: int, marks: Mapping[str, bytes] | None = None) -> int:
+    async def append(self, lane: Lane, body: bytes, readings: int, marks: Mapping[str, bytes] | None = None, period: int = 0) -> int:
         """Keep a body from `encode_body` and return its seq: durable (fsynced) on return, together with `marks`.
+
+        `period` is that of the clock its times were stamped in (domain/clock.py): frames leave `next` with the times known by then.
 
         Overflow: live and bulk drop their oldest frames and a gap record takes their place; alarm and reply wait for room.
         Raises OutboxUnavailable, OutboxClosed.
@@ -147,15 +156,15 @@ class Intake(Protocol):
         """Wait until not `full`."""
         ...
 
-    def row(self, shape: Shape, values: Sequence[Value], times: Sequence[int] | int) -> None:
-        """Add readings to the open live frame (epoch ms)."""
+    def row(self, shape: Shape, values: Sequence[Value], times: Sequence[int] | int, period: int = 0) -> None:
+        """Add readings to the open live frame (epoch ms). `period`: of the clock that stamped them, 0 for a device's own times."""
         ...
 
     def rows(self, shape: Shape, count: int, values: Sequence[Value], times: Sequence[int]) -> None:
         """The same for `count` rows of one shape without texts: values and their times back to back."""
         ...
 
-    def record(self, lane: Lane, record: Record) -> None:
+    def record(self, lane: Lane, record: Record, period: int = 0) -> None:
         """Add an event, gap, reply or presence record; alarm and reply frames close at once."""
         ...
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from edge_agent.domain.clock import Trust
 from edge_agent.domain.quotas import LanePolicy, Overflow, Quotas, default_policy
 from edge_agent.sections import NAME_LIMIT, Section, read_private, read_toml, refuse
 from edge_agent.southbound.catalogue import CONNECTORS
@@ -103,6 +104,7 @@ class Settings:
     inference: Inference
     models: tuple[Model, ...]
     crash_dir: Path | None
+    trust: Trust = Trust.AUTO
 
     def device(self, name: str) -> Device:
         """The device called `name`; raises KeyError."""
@@ -150,11 +152,14 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     models = tuple(_model(table, home, devices) for table in root.tables("model"))
     _unique("model", "name", [model.name for model in models])
     _unique("model", "score", [f"{device} {model.score}" for model in models for device in model.devices])
+    section = Section(root.take("clock", {}), "clock", environ)
+    trust = Trust(section.choice("trust", tuple(Trust), Trust.AUTO))
+    section.finish()
     root.finish()
     crash_dir = environ.get(CRASH_DIR)
     return Settings(
         path.resolve(), data_dir, gateway, uplink, front_door, buffer, devices, connectors, inference, models,
-        Path(crash_dir) if crash_dir else None,
+        Path(crash_dir) if crash_dir else None, trust,
     )  # fmt: skip
 
 

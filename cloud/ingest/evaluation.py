@@ -222,7 +222,7 @@ class Evaluator:
         elif EdgeTopic.parse(topic).channel is EdgeChannel.UP_EXCHANGE:
             for payload in payloads:
                 try:
-                    self._downlinks.append(self._frames.exchange(session, payload))
+                    self._downlinks.append(self._frames.exchange(session, payload, received_ms))
                 except Refused as error:
                     self._refuse(session, topic, payload, received_ms, error.reason, str(error))
         else:
@@ -309,7 +309,16 @@ class Evaluator:
         for device_id, values in self._rows.reported.items():
             reported.setdefault(device_id, {}).update(values)
         effects = Effects(
-            append=Append(self._start, self.position, self._book.take_new(), numbers, self._rows.texts, self._rows.gaps),
+            append=Append(
+                self._start,
+                self.position,
+                self._book.take_new(),
+                numbers,
+                self._rows.texts,
+                self._rows.gaps,
+                self._rows.notes,
+                self._received_ms,
+            ),
             received_ms=self._received_ms,
             marks=self._frames.take_moved(),
             reported=reported,

@@ -11,13 +11,13 @@ from cloud.ingest.columns import FrameColumns, bound, checked, read_json
 from cloud.ingest.model import LATEST_AHEAD_MS, UNEXPECTED, LaneKey, Mark, Reset, Rows, SeriesBook
 from cloud.ingest.posts import Refuse
 from cloud.ingest.registry import DeviceKey
-from cloud.telemetry.model import Gap, SeriesKey, Text
+from cloud.telemetry.model import ClockNote, Gap, SeriesKey, Text
 from cloud.telemetry.model import Kind as SeriesKind
 from protocols.edgelink.frame import Frame, FrameHeader, decode_frame, decode_header
 from protocols.edgelink.lanes import Gap as EdgeGap
 from protocols.edgelink.lanes import GapReason, Lane, Verdict, Watermark
 from protocols.edgelink.messages import Committed, Exchange, ExchangeReply, decode_message, encode_message
-from protocols.edgelink.records import EventRecord, GapRecord, PresenceRecord, Record, ReplyRecord
+from protocols.edgelink.records import ClockRecord, EventRecord, GapRecord, PresenceRecord, Record, ReplyRecord
 from protocols.edgelink.topics import EdgeChannel, EdgeTopic
 from protocols.errors import Reason, Refused
 from protocols.thing.model import ThingModel
@@ -147,7 +147,7 @@ class Frames:
             raise Refused(Reason.UNKNOWN_DEVICE, f"{session.device_name} of {session.product_key} is no gateway any more")
         self._columns.into(session, topic, payload, frame.columns, received_ms, sequence, registry, models, gateway, rows)
         for record in frame.records:
-            if isinstance(record, EventRecord | GapRecord):
+            if isinstance(record, EventRecord | GapRecord | ClockRecord):
                 self._record(session, topic, payload, record, received_ms, sequence, registry, models, gateway, rows, [], [])
 
     def _lost(
@@ -195,6 +195,8 @@ class Frames:
             match record:
                 case GapRecord(gap=gap):
                     rows.gaps += _gaps(gap)
+                case ClockRecord():
+                    rows.notes.append(ClockNote(record.product_key, record.device_name, record.from_ms, record.to_ms, record.shift_ms))
                 case PresenceRecord():
                     presence.append(PresenceChange(facts.device_id, record.online, record.time_ms, record.time_ms, gateway.device_id))
                 case EventRecord():
@@ -212,15 +214,17 @@ class Frames:
 
     # --- exchanges and answers ---------------------------------------------------------------------------------------------
 
-    def exchange(self, session: SessionRow, payload: bytes) -> Downlink:
-        """The answer to a gateway that connected: how far each of its lanes is committed. Raises Refused."""
+    def exchange(self, session: SessionRow, payload: bytes, received_ms: int) -> Downlink:
+        """The answer to a gateway that connected: how far each of its lanes is committed, and what time it was. Raises Refused."""
         message = decode_message(Exchange, payload)
         committed = {lane: self._marks.get((session.device_id, message.buffer_id, lane), Mark()).sequence for lane in Lane}
-        return self._exchange_reply(session.product_key, session.device_name, message.buffer_id, committed)
+        return self._exchange_reply(session.product_key, session.device_name, message.buffer_id, committed, received_ms)
 
-    def _exchange_reply(self, product_key: str, device_name: str, buffer_id: str, committed: dict[Lane, int]) -> Downlink:
+    def _exchange_reply(
+        self, product_key: str, device_name: str, buffer_id: str, committed: dict[Lane, int], received_ms: int = 0
+    ) -> Downlink:
         topic = str(EdgeTopic(product_key, device_name, EdgeChannel.DOWN_EXCHANGE))
-        return Downlink(product_key, device_name, topic, encode_message(ExchangeReply(buffer_id, committed)))
+        return Downlink(product_key, device_name, topic, encode_message(ExchangeReply(buffer_id, committed, received_ms)))
 
     def take_answers(self) -> list[Downlink]:
         """What the gateways of this batch have to hear once it is committed: the newest watermarks, each once."""

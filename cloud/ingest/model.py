@@ -9,7 +9,7 @@ import numpy as np
 
 from cloud.access.model import Downlink
 from cloud.devices.model import CommandReply, PresenceChange
-from cloud.telemetry.model import Append, Gap, Ints64, Kind, Numbers, Position, Series, SeriesKey, Text
+from cloud.telemetry.model import Append, ClockNote, Gap, Ints64, Kind, Numbers, Position, Series, SeriesKey, Text
 from protocols.alink.messages import AHEAD_MS
 from protocols.edgelink.lanes import Lane
 from protocols.errors import Reason
@@ -150,6 +150,7 @@ class Rows:
         self.values: list[float] = []
         self.texts: list[Text] = []
         self.gaps: list[Gap] = []
+        self.notes: list[ClockNote] = []
         self.reported: Reported = {}  # of texts; that of numbers is computed from the columns
         self._pieces: list[Numbers] = []
         self._held = 0

@@ -13,7 +13,7 @@ from cloud.devices.service import device_facts
 from cloud.foundation.db import Database
 from cloud.foundation.problems import Problem, not_found
 from cloud.products.service import thing_models
-from cloud.telemetry.model import EARLIEST_MS, LATEST_MS, Cursor, Gap, Kind, Points, parse_time
+from cloud.telemetry.model import EARLIEST_MS, LATEST_MS, ClockNote, Cursor, Gap, Kind, Points, parse_time
 from cloud.telemetry.service import MOST_BUCKETS, History, Property
 from cloud.tenancy.api import Caller
 from protocols.errors import Reason, Refused
@@ -63,6 +63,10 @@ def _gaps(gaps: Sequence[Gap]) -> list[dict[str, object]]:
     return [{"from": gap.from_ms, "to": gap.to_ms, "count": gap.count, "reason": gap.reason} for gap in gaps]
 
 
+def _notes(notes: Sequence[ClockNote]) -> list[dict[str, object]]:
+    return [{"from": note.from_ms, "to": note.to_ms, "shift_ms": note.shift_ms} for note in notes]
+
+
 @router.get("/{product_key}/{device_name}", operation_id="get_latest")
 def latest(request: Request, caller: Caller, product_key: str, device_name: str) -> dict[str, LatestValue]:
     """The newest value of each property, from the reported shadow."""
@@ -87,9 +91,12 @@ def history(
     buckets: Annotated[
         int | None, Query(ge=1, le=MOST_BUCKETS, description="Cut the range into n buckets instead of listing points.")
     ] = None,
-    raw: Annotated[bool, Query(description="Every stored row with its position, before duplicates are removed.")] = False,
+    raw: Annotated[bool, Query(description="Every stored row with its position and when it came, before duplicates are removed.")] = False,
 ) -> Response:
-    """Points `[ts, value]` (raw: `[ts, value, position]`) in order of time, or buckets; gaps of the range (with the first page)."""
+    """Points `[ts, value]` (raw: `[ts, value, position, received]`) in order of time, or buckets.
+
+    With the first page: the gaps of the range, and where the device's gateway did not know the time (`clock`).
+    """
     _device(request, caller.tenant_id, product_key, device_name)
     kind, data_type = _data_type(request, product_key, identifier)
     start = EARLIEST_MS if from_ is None else parse_time(from_)
@@ -107,12 +114,17 @@ def history(
         names = ("from", "min", "max", "avg", "count")
         body = {"buckets": [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]}
         body["gaps"] = _gaps(store.gaps(of, start, end))
+        body["clock"] = _notes(store.notes(of, start, end))
         return Response(_json.encode(body), media_type="application/json")
     query = store.rows if raw else store.page
     page = query(of, kind, start, end, limit, None if cursor is None else Cursor.parse(cursor))
     values = _values(page.points, data_type)
     ts = page.points.ts.tolist()
-    body = {"points": list(zip(ts, values, page.points.position.tolist(), strict=True) if raw else zip(ts, values, strict=True))}
+    if raw:
+        body = {"points": list(zip(ts, values, page.points.position.tolist(), store.received(page.points), strict=True))}
+    else:
+        body = {"points": list(zip(ts, values, strict=True))}
     body["gaps"] = [] if cursor is not None else _gaps(store.gaps(of, start, end))
+    body["clock"] = [] if cursor is not None else _notes(store.notes(of, start, end))
     body["next"] = None if page.next is None else str(page.next)
     return Response(_json.encode(body), media_type="application/json")

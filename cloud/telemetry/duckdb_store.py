@@ -17,6 +17,7 @@ from cloud.telemetry.model import (
     DAY_MS,
     Append,
     Buckets,
+    ClockNote,
     Gap,
     Ints64,
     Kind,
@@ -36,6 +37,7 @@ from cloud.telemetry.segments import Segment, Segments
 from cloud.telemetry.tail import SEGMENTS, Tail
 
 TABLES_A_QUERY: Final = 64  # in one statement, of whole days: a year of small days is six statements, not one of 365 branches
+RECEIPT_MS: Final = 1_000  # how exactly it is kept when a row came
 _NOTHING: Final = "SELECT 0::BIGINT AS ts, 0::DOUBLE AS v, 0::BIGINT AS pos, 0::BIGINT AS arrival WHERE false"
 _NO_TAIL: Final = Tail(0)
 
@@ -90,6 +92,12 @@ class DuckDbStore:
             "CREATE TABLE IF NOT EXISTS gap (product_key VARCHAR NOT NULL, device_name VARCHAR NOT NULL, identifier VARCHAR NOT NULL,"
             " from_ms BIGINT NOT NULL, to_ms BIGINT NOT NULL, count BIGINT, reason VARCHAR NOT NULL)"
         )
+        execute(
+            "CREATE TABLE IF NOT EXISTS clock_note (product_key VARCHAR NOT NULL, device_name VARCHAR NOT NULL,"
+            " from_ms BIGINT NOT NULL, to_ms BIGINT NOT NULL, shift_ms BIGINT)"
+        )
+        execute("CREATE TABLE IF NOT EXISTS receipt (position BIGINT NOT NULL, received_ms BIGINT NOT NULL)")
+        self._received_ms = execute("SELECT coalesce(max(received_ms), 0) FROM receipt").fetchone()[0]
         held = execute("SELECT stream_id, sequence FROM position").fetchone()
         if held is None:
             execute("INSERT INTO position VALUES ('', 0)")
@@ -138,6 +146,8 @@ class DuckDbStore:
         for series in append.series:
             self._enter(series)
         self._position = append.end
+        if append.received_ms - self._received_ms >= RECEIPT_MS:
+            self._received_ms = append.received_ms
         self._ordering.appended(len(append.numbers))
         return verdict
 
@@ -160,6 +170,11 @@ class DuckDbStore:
         if append.gaps:
             missing = [(g.product_key, g.device_name, g.identifier, g.from_ms, g.to_ms, g.count, g.reason) for g in append.gaps]
             self._insert("gap", _arrow(missing, ("product_key", "device_name", "identifier", "from_ms", "to_ms", "count", "reason")))
+        if append.notes:
+            noted = [(n.product_key, n.device_name, n.from_ms, n.to_ms, n.shift_ms) for n in append.notes]
+            self._insert("clock_note", _arrow(noted, ("product_key", "device_name", "from_ms", "to_ms", "shift_ms")))
+        if append.received_ms - self._received_ms >= RECEIPT_MS:
+            self._insert("receipt", _arrow([(append.end.sequence, append.received_ms)], ("position", "received_ms")))
         return grown
 
     def _insert(self, table: str, rows: Any) -> None:
@@ -269,6 +284,26 @@ class DuckDbStore:
                 [product_key, device_name, identifier, end, start, limit],
             ).fetchall()
         return [Gap(*row) for row in rows]
+
+    def notes(self, product_key: str, device_name: str, start: int, end: int, limit: int) -> Sequence[ClockNote]:
+        with self._cursor() as cursor:
+            rows = cursor.execute(
+                "SELECT DISTINCT * FROM clock_note WHERE product_key = ? AND device_name = ? AND from_ms < ? AND to_ms > ?"
+                " ORDER BY from_ms, to_ms LIMIT ?",
+                [product_key, device_name, end, start, limit],
+            ).fetchall()
+        return [ClockNote(*row) for row in rows]
+
+    def received(self, positions: Ints64) -> Ints64:
+        if not len(positions):
+            return positions
+        with self._cursor() as cursor:
+            found = cursor.execute(
+                "SELECT position, received_ms FROM receipt WHERE position >= ? ORDER BY position", [int(positions.min())]
+            ).fetchnumpy()
+        at = np.searchsorted(found["position"], positions)
+        times = np.append(np.asarray(found["received_ms"], np.int64), 0)
+        return times[at]
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:

@@ -71,6 +71,19 @@ class Gap(msgspec.Struct, frozen=True, gc=False, array_like=True):
     reason: str
 
 
+class ClockNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Times of a device in a range (bounds exclusive) that its gateway stamped before it knew the time.
+
+    They were moved by `shift_ms` when it did; None: it never did, and they are as they were stamped.
+    """
+
+    product_key: str
+    device_name: str
+    from_ms: int
+    to_ms: int
+    shift_ms: int | None
+
+
 class Text(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One non-numeric sample: its value as JSON."""
 
@@ -126,6 +139,9 @@ class Append:
     numbers: Numbers = field(default_factory=Numbers.none)
     texts: Sequence[Text] = ()
     gaps: Sequence[Gap] = ()
+    notes: Sequence[ClockNote] = ()
+    received_ms: int = 0
+    """When the newest of the messages came to the front door."""
 
 
 class Verdict(enum.StrEnum):
@@ -162,6 +178,8 @@ class _PartHead(msgspec.Struct, frozen=True, gc=False, array_like=True):
     series: list[Series]
     texts: list[Text]
     gaps: list[Gap]
+    notes: list[ClockNote] = []
+    received_ms: int = 0
 
 
 _COLUMNS: Mapping[str, Any] = {"series": pa.int32(), "ts": pa.int64(), "v": pa.float64(), "pos": pa.int64()}
@@ -197,27 +215,37 @@ def encode_append(append: Append) -> list[bytes]:
     )
     texts = _by_size(append.texts, (24 + 3 * len(text.json) for text in append.texts))
     gaps = _by_size(append.gaps, (64 + 3 * (len(g.product_key) + len(g.device_name) + len(g.identifier)) for g in append.gaps))
+    notes = _by_size(append.notes, (64 + 3 * (len(n.product_key) + len(n.device_name)) for n in append.notes))
     rows = [append.numbers[first : first + PART_ROWS] for first in range(0, len(append.numbers), PART_ROWS)]
-    pieces: list[tuple[Sequence[Series], Sequence[Text], Sequence[Gap], Numbers | None]] = []
-    if len(series) + len(texts) + len(gaps) <= 3 and len(rows) <= 1 and _small(append):
-        pieces = [(append.series, append.texts, append.gaps, rows[0] if rows else None)]
+    pieces: list[tuple[Sequence[Series], Sequence[Text], Sequence[Gap], Sequence[ClockNote], Numbers | None]] = []
+    if len(series) + len(texts) + len(gaps) + len(notes) <= 4 and len(rows) <= 1 and _small(append):
+        pieces = [(append.series, append.texts, append.gaps, append.notes, rows[0] if rows else None)]
     else:
-        pieces += [(cut, (), (), None) for cut in series]
-        pieces += [((), cut, (), None) for cut in texts]
-        pieces += [((), (), cut, None) for cut in gaps]
-        pieces += [((), (), (), cut) for cut in rows]
+        pieces += [(cut, (), (), (), None) for cut in series]
+        pieces += [((), cut, (), (), None) for cut in texts]
+        pieces += [((), (), cut, (), None) for cut in gaps]
+        pieces += [((), (), (), cut, None) for cut in notes]
+        pieces += [((), (), (), (), cut) for cut in rows]
     return [_encode_part(append, index, len(pieces), *piece) for index, piece in enumerate(pieces)]
 
 
 def _small(append: Append) -> bool:
     """Whether everything but the columns is small beside a full part of columns."""
-    return len(append.series) <= 1_000 and len(append.gaps) <= 1_000 and sum(len(text.json) for text in append.texts) <= 100_000
+    few = len(append.series) <= 1_000 and len(append.gaps) <= 1_000 and len(append.notes) <= 1_000
+    return few and sum(len(text.json) for text in append.texts) <= 100_000
 
 
 def _encode_part(
-    append: Append, part: int, parts: int, series: Sequence[Series], texts: Sequence[Text], gaps: Sequence[Gap], numbers: Numbers | None
+    append: Append,
+    part: int,
+    parts: int,
+    series: Sequence[Series],
+    texts: Sequence[Text],
+    gaps: Sequence[Gap],
+    notes: Sequence[ClockNote],
+    numbers: Numbers | None,
 ) -> bytes:
-    head = _encode(_PartHead(append.start, append.end, part, parts, list(series), list(texts), list(gaps)))
+    head = _encode(_PartHead(append.start, append.end, part, parts, list(series), list(texts), list(gaps), list(notes), append.received_ms))
     rows_at = (_PREFIX.size + len(head) + 7) & ~7  # Arrow buffers like to be aligned
     sink = pa.BufferOutputStream()
     sink.write((_PREFIX.pack(len(head), rows_at) + head).ljust(rows_at, b"\0"))
@@ -259,6 +287,8 @@ class Assembler:
             numbers=Numbers.concatenate([rows for _, rows in held if len(rows)]),
             texts=[text for piece, _ in held for text in piece.texts],
             gaps=[gap for piece, _ in held for gap in piece.gaps],
+            notes=[note for piece, _ in held for note in piece.notes],
+            received_ms=head.received_ms,
         )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from cloud.telemetry.model import Append, Buckets, Gap, Points, Position, Series, SeriesKey, Verdict
+from cloud.telemetry.model import Append, Buckets, ClockNote, Gap, Ints64, Points, Position, Series, SeriesKey, Verdict
 from protocols.errors import TryAgain
 
 
@@ -44,6 +44,14 @@ class TelemetryStore(Protocol):
 
     def gaps(self, product_key: str, device_name: str, identifier: str, start: int, end: int, limit: int) -> Sequence[Gap]:
         """Gaps of this property, or of all of its device, that overlap the range; in order of time."""
+        ...
+
+    def notes(self, product_key: str, device_name: str, start: int, end: int, limit: int) -> Sequence[ClockNote]:
+        """What is known about the clock behind this device's times, where they overlap the range; in order of time."""
+        ...
+
+    def received(self, positions: Ints64) -> Ints64:
+        """When the message at each position had come (epoch ms, up to a second later than it did); 0 where that is not known yet."""
         ...
 
     def close(self) -> None:

@@ -8,11 +8,13 @@ from typing import Final
 
 import numpy as np
 
-from cloud.telemetry.model import Buckets, Cursor, Gap, Kind, Points, SeriesKey, after
+from cloud.telemetry.model import Buckets, ClockNote, Cursor, Gap, Kind, Points, SeriesKey, after
 from cloud.telemetry.ports import TelemetryStore
 from protocols.errors import TryAgain
 
 MOST_GAPS: Final = 10_000
+MOST_NOTES: Final = 100_000
+NEIGHBOURS_MS: Final = 60_000
 MOST_BUCKETS: Final = 10_000
 
 
@@ -91,7 +93,34 @@ class History:
         with self._slot() as store:
             return store.buckets(series, start, end, -(-(end - start) // number))
 
+    def notes(self, of: Property, start: int, end: int) -> Sequence[ClockNote]:
+        """What is known about the clock behind the device's times in [start, end); neighbours of one shift are one. Raises TryAgain."""
+        with self._slot() as store:
+            return melted(store.notes(of.product_key, of.device_name, start, end, MOST_NOTES))
+
+    def received(self, points: Points) -> list[int | None]:
+        """When each row came; None where that is not known yet. Raises TryAgain."""
+        with self._slot() as store:
+            return [time_ms or None for time_ms in store.received(points.position).tolist()]
+
     def gaps(self, of: Property, start: int, end: int) -> Sequence[Gap]:
         """Gaps that overlap [start, end), whole, in order of time. Raises TryAgain."""
         with self._slot() as store:
             return store.gaps(of.product_key, of.device_name, of.identifier, start, end, MOST_GAPS)
+
+
+def melted(notes: Sequence[ClockNote]) -> list[ClockNote]:
+    """Notes in order of time, those of one shift that overlap or nearly touch made one: a gateway leaves one a frame.
+
+    >>> melted([ClockNote("p", "d", 0, 10, 5), ClockNote("p", "d", 8, 20, 5), ClockNote("p", "d", 19, 30, None)])  # doctest: +ELLIPSIS
+    [ClockNote(product_key='p', device_name='d', from_ms=0, to_ms=20, shift_ms=5), ...]
+    """
+    found: list[ClockNote] = []
+    for note in notes:
+        last = found[-1] if found else None
+        if last is not None and last.shift_ms == note.shift_ms and note.from_ms <= last.to_ms + NEIGHBOURS_MS:
+            to_ms = max(last.to_ms, note.to_ms)
+            found[-1] = ClockNote(note.product_key, note.device_name, last.from_ms, to_ms, note.shift_ms)
+        else:
+            found.append(note)
+    return found

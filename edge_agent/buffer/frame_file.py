@@ -21,10 +21,14 @@ from protocols.edgelink.columns import NO_COLUMNS
 from protocols.edgelink.frame import FrameHeader, encode_body, stamp
 from protocols.edgelink.lanes import LANES, Gap, GapReason, Lane
 from protocols.edgelink.records import GapRecord
+from protocols.edgelink.retiming import retimed
+from protocols.errors import Refused
 
 APPLICATION_ID = 0x484C4F42  # "HLOB"
-FORMAT = 2
+FORMAT = 3
 QUARANTINED_FRAMES = 64
+PAGE_BYTES = 8_192  # frames are tens of KiB: fewer, larger pages read four times as fast
+WAL_HEADER_BYTES = 24  # before each page in the write-ahead log (sqlite.org/fileformat2.html, 4.1)
 GIVE_BACK_PAGES = 512
 """Pages given back to the file system with a commit, while more than half of the file is free (and more than `_SPARE_PAGES`)."""
 _SPARE_PAGES = 2_048
@@ -37,10 +41,21 @@ _TABLES = (
         created_ms integer not null, reason text not null, readings integer not null, body blob not null)""",
 )
 
+_MIGRATIONS = {
+    1: (
+        "frame add column age_s integer not null default 0",
+        "frame add column thinned integer not null default 0",
+        "lane add column appended_bytes integer not null default 0",
+        "lane add column delivered_bytes integer not null default 0",
+    ),
+    2: ("frame add column period integer not null default 0", "frame add column head integer"),
+}
+
 
 class FrameFile:
     """Opened, changed inside begin/commit, and read. Not for two threads at a time.
 
+    `shift` tells for a period of the clock from which time on, and how far, times are off by now (domain/clock.py).
     `in_doubt` frames at the head of a lane may have been sent without an answer: overflow drops them last.
     """
 
@@ -52,15 +67,18 @@ class FrameFile:
         gateway: tuple[str, str],
         in_doubt: int = 32,
         running_s: Callable[[], float] = time.monotonic,
+        shift: Callable[[int], tuple[int, int | None]] = lambda period: (0, 0),
     ) -> None:
+        self._shift = shift
         self._path, self._quotas, self._gateway, self._in_doubt, self._running_s = path, quotas, gateway, in_doubt, running_s
         self.buffer_id, self.boot = b"", 0
+        self._written_before = self._appended = 0
         finish_exchange(path)
         self._connect()
         try:
             if not is_sound(self._db):
                 self._db.close(True)
-                salvage(path, gateway, _new_file)
+                salvage(path, gateway, _new_file, FORMAT)
                 self._connect()
             else:
                 forget_copy(path)
@@ -84,11 +102,10 @@ class FrameFile:
         application, version = db.pragma("application_id"), db.pragma("user_version")
         if application == 0 and version == 0 and not db.execute("select count(*) from sqlite_schema").get:  # an empty file
             _lay_out(db)
-        elif (application, version) == (APPLICATION_ID, 1):
-            db.execute("alter table frame add column age_s integer not null default 0")
-            db.execute("alter table frame add column thinned integer not null default 0")
-            db.execute("alter table lane add column appended_bytes integer not null default 0")
-            db.execute("alter table lane add column delivered_bytes integer not null default 0")
+        elif application == APPLICATION_ID and version in _MIGRATIONS:
+            for step in range(version, FORMAT):
+                for change in _MIGRATIONS[step]:
+                    db.execute(f"alter table {change}")
             db.execute(f"pragma user_version = {FORMAT}")
         elif (application, version) != (APPLICATION_ID, FORMAT):
             db.execute("rollback")
@@ -117,6 +134,7 @@ class FrameFile:
         self.state = self._freeze()
 
     def close(self) -> None:
+        self._written_before = self.state.written_bytes
         self._db.close(True)
 
     # --- transactions
@@ -140,33 +158,36 @@ class FrameFile:
 
     def _freeze(self) -> OutboxState:
         lanes = {lane: held.freeze() for lane, held in self._rows.lanes.items()}
-        return OutboxState(self.buffer_id, self.boot, lanes, self._quotas.total_bytes)
+        pages, _ = self._db.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)
+        written = self._written_before + pages * (PAGE_BYTES + WAL_HEADER_BYTES)
+        return OutboxState(self.buffer_id, self.boot, lanes, self._quotas.total_bytes, written, self._appended)
 
     # --- changes, inside a transaction
 
-    def append(self, lane: Lane, body: bytes, readings: int, now_ms: int) -> int | None:
+    def append(self, lane: Lane, body: bytes, readings: int, now_ms: int, period: int = 0) -> int | None:
         """The new frame's seq, or None when there is no room and the lane's policy is to wait."""
         overflow = self._quotas.lanes[lane].overflow
         self._shedding.expire(self._age_s())
         if overflow in (Overflow.DROP_OLDEST, Overflow.THIN):
-            seq = self._put(lane, body, readings, now_ms)
+            seq = self._put(lane, body, readings, now_ms, period)
             self._shedding.make_room(lane, 0, of_its_own=True)  # what just came may be the oldest there is
             return seq
         if self._shedding.make_room(lane, len(body) + ROW_OVERHEAD_BYTES, of_its_own=False):
-            return self._put(lane, body, readings, now_ms)
+            return self._put(lane, body, readings, now_ms, period)
         if overflow is Overflow.BLOCK:
             return None
-        return self._put(lane, body, readings, now_ms, as_gap=True)
+        return self._put(lane, body, readings, now_ms, period, as_gap=True)
 
-    def _put(self, lane: Lane, body: bytes, readings: int, now_ms: int, *, as_gap: bool = False) -> int:
+    def _put(self, lane: Lane, body: bytes, readings: int, now_ms: int, period: int = 0, *, as_gap: bool = False) -> int:
         held = self._rows.lanes[lane]
         seq, age_s = held.next_seq, self._age_s()
         if as_gap:
-            self._shedding.put_as_gap(lane, seq, body, readings, created_ms=now_ms, age_s=age_s)
+            self._shedding.put_as_gap(lane, seq, body, readings, created_ms=now_ms, age_s=age_s, period=period)
         else:
-            self._rows.insert(lane, seq, seq, body, readings, boot=self.boot, created_ms=now_ms, age_s=age_s, is_gap=False)
+            self._rows.insert(lane, seq, seq, body, readings, boot=self.boot, created_ms=now_ms, age_s=age_s, is_gap=False, period=period)
         held.next_seq, held.last_ms = seq + 1, max(now_ms, held.last_ms)
         held.collected += readings
+        self._appended += readings
         held.appended_bytes += len(body) + ROW_OVERHEAD_BYTES
         return seq
 
@@ -215,10 +236,10 @@ class FrameFile:
     def replace(self, lane: Lane, seq: int, body: bytes, reason: GapReason) -> None:
         """Swap a frame for its gap record; the original goes to the quarantine. No frame, no effect."""
         held, row = self._rows.lanes[lane], row_id(lane, seq)
-        found = self._rows.query("select covers, boot, created_ms, readings, body, age_s from frame where id = ?", row)
+        found = self._rows.query("select covers, boot, created_ms, readings, body, age_s, period from frame where id = ?", row)
         if not found:
             return
-        [(covers, boot, created_ms, readings, original, age_s)] = found
+        [(covers, boot, created_ms, readings, original, age_s, period)] = found
         self._db.execute(
             "insert into quarantine (lane, seq, boot, created_ms, reason, readings, body) values (?, ?, ?, ?, ?, ?, ?)",
             (lane.value, seq, boot, created_ms, reason.value, readings, original),
@@ -227,7 +248,9 @@ class FrameFile:
         self._rows.delete(lane, [(row, len(original), readings)])
         held.in_gaps += readings
         held.dirty = True
-        self._rows.insert(lane, seq, covers, body, 0, boot=self.boot, created_ms=created_ms, age_s=age_s, is_gap=True)
+        # what a refused frame was sent as had the times known by then
+        period = 0 if reason is GapReason.REFUSED_FRAME else period
+        self._rows.insert(lane, seq, covers, body, 0, boot=self.boot, created_ms=created_ms, age_s=age_s, is_gap=True, period=period)
 
     # --- reading, outside a transaction
 
@@ -237,18 +260,27 @@ class FrameFile:
         frames: list[tuple[int, bytes]] = []
         damaged: list[int] = []
         rows = self._rows.query(
-            "select id, covers, boot, created_ms, crc, body from frame where id > ? and id <= ? order by id limit ?",
+            "select id, covers, boot, created_ms, crc, period, body from frame where id > ? and id <= ? order by id limit ?",
             row_id(lane, after_seq),
             row_id(lane, MASK),
             limit,
         )
-        for row, covers, boot, created_ms, crc, body in rows:
+        for row, covers, boot, created_ms, crc, period, body in rows:
             seq = row & MASK
             if zlib.crc32(body) != crc:
                 damaged.append(seq)
-            else:
-                header = FrameHeader(self.buffer_id, boot, lane, seq, floor, created_ms, covers)
-                frames.append((seq, stamp(body, header, crc)))
+                continue
+            header = FrameHeader(self.buffer_id, boot, lane, seq, floor, created_ms, covers)
+            if period:
+                begin_ms, shift_ms = self._shift(period)
+                if shift_ms != 0:
+                    try:
+                        body = retimed(body, begin_ms, shift_ms)
+                    except Refused:  # whole, and yet no body of ours
+                        damaged.append(seq)
+                        continue
+                    crc = zlib.crc32(body)
+            frames.append((seq, stamp(body, header, crc)))
         return frames, damaged
 
     def replace_damaged(self, lane: Lane, seq: int) -> None:
@@ -265,7 +297,7 @@ class FrameFile:
 def _prepare(db: apsw.Connection) -> None:
     # One statement a call: apsw stops a string of several at its first result row.
     db.execute("pragma locking_mode = exclusive")  # a second agent on this file is refused, and no shared memory is needed
-    db.execute("pragma page_size = 8192")  # frames are tens of KiB: fewer, larger pages read four times as fast
+    db.execute(f"pragma page_size = {PAGE_BYTES}")
     db.execute("pragma auto_vacuum = incremental")  # of a new file; an older one keeps its size
     db.execute("pragma journal_mode = wal")
     db.execute("pragma synchronous = full")  # the promise of `append` hangs on this line

@@ -3,6 +3,7 @@
 A frame's row id is lane code << 56 | seq, so a lane is one range of the table and an append goes to its end.
 """
 
+import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ TABLES = (
         appended_bytes integer not null default 0, delivered_bytes integer not null default 0)""",
     """create table frame (id integer primary key, covers integer not null, boot integer not null, created_ms integer not null,
         readings integer not null, is_gap integer not null, crc integer not null, age_s integer not null, thinned integer not null,
-        body blob not null) strict""",  # the body stands last: what is behind it can only be read through it
+        period integer not null, head integer, body blob not null) strict""",  # the body last: what is behind it is read through it
 )
 
 
@@ -70,9 +71,24 @@ class Head(NamedTuple):
     created_ms: int
     age_s: int
     thinned: int
+    period: int
 
 
-_HEAD = "select id, covers, length(body), readings, is_gap, created_ms, age_s, thinned from frame"
+_HEAD = "select id, covers, length(body), readings, is_gap, created_ms, age_s, thinned, period from frame"
+_FIELDS = struct.Struct("<IqqqB")
+
+
+def head_check(crc: int, boot: int, created_ms: int, readings: int, is_gap: bool) -> int:
+    """What a row stores beside its fields: a page can be sound and a bit in it wrong."""
+    return zlib.crc32(_FIELDS.pack(crc, boot, created_ms, readings, bool(is_gap)))
+
+
+def head_is_whole(head: int | None, crc: int, boot: int, created_ms: int, readings: int, is_gap: bool) -> bool:
+    """Whether a row's fields are those that were written; rows of older formats (None) have no check."""
+    try:
+        return head is None or head == head_check(crc, boot, created_ms, readings, is_gap)
+    except struct.error:
+        return False
 
 
 class LaneRows:
@@ -154,13 +170,16 @@ class LaneRows:
         created_ms: int,
         age_s: int,
         is_gap: bool,
+        period: int,
         thinned: int = 0,
     ) -> None:
         held = self.lanes[lane]
+        crc = zlib.crc32(body)
+        head = head_check(crc, boot, created_ms, readings, is_gap)
         self._db.execute(
-            "insert into frame (id, covers, boot, created_ms, readings, is_gap, crc, age_s, thinned, body)"
-            " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (row_id(lane, seq), covers, boot, created_ms, readings, is_gap, zlib.crc32(body), age_s, thinned, body),
+            "insert into frame (id, covers, boot, created_ms, readings, is_gap, crc, age_s, thinned, period, head, body)"
+            " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (row_id(lane, seq), covers, boot, created_ms, readings, is_gap, crc, age_s, thinned, period, head, body),
         )
         held.frames += 1
         held.used_bytes += len(body) + ROW_OVERHEAD_BYTES
@@ -181,9 +200,11 @@ class LaneRows:
 
     def rewrite(self, lane: Lane, head: Head, body: bytes, lost: int, thinned: int) -> None:
         """Put `body` in a row's place, with `lost` readings less, which are in gaps now."""
+        crc = zlib.crc32(body)
+        [(boot, is_gap)] = self.query("select boot, is_gap from frame where id = ?", head.row)
         self._db.execute(
-            "update frame set body = ?, crc = ?, readings = ?, thinned = ? where id = ?",
-            (body, zlib.crc32(body), head.readings - lost, thinned, head.row),
+            "update frame set body = ?, crc = ?, readings = ?, thinned = ?, head = ? where id = ?",
+            (body, crc, head.readings - lost, thinned, head_check(crc, boot, head.created_ms, head.readings - lost, is_gap), head.row),
         )
         held = self.lanes[lane]
         held.used_bytes += len(body) - head.size

@@ -53,10 +53,11 @@ class SqliteOutbox:
         now_ms: Callable[[], int],
         in_doubt: int = 32,
         running_s: Callable[[], float] = time.monotonic,
+        shift: Callable[[int], tuple[int, int | None]] = lambda period: (0, 0),
     ) -> None:
         """Open or make the file; raises OutboxUnavailable (disk, another agent) and OutboxDamaged."""
         try:
-            self._file = FrameFile(path, quotas=quotas, gateway=gateway, in_doubt=in_doubt, running_s=running_s)
+            self._file = FrameFile(path, quotas=quotas, gateway=gateway, in_doubt=in_doubt, running_s=running_s, shift=shift)
         except apsw.Error as error:
             raise translated(error) from error
         self._now_ms = now_ms
@@ -71,9 +72,9 @@ class SqliteOutbox:
 
     # --- the port
 
-    async def append(self, lane: Lane, body: bytes, readings: int, marks: Mapping[str, bytes] | None = None) -> int:
+    async def append(self, lane: Lane, body: bytes, readings: int, marks: Mapping[str, bytes] | None = None, period: int = 0) -> int:
         def run(file: FrameFile) -> int | None:
-            seq = file.append(lane, body, readings, self._now_ms())
+            seq = file.append(lane, body, readings, self._now_ms(), period)
             if seq is not None and marks:
                 file.remember(marks)
             return seq

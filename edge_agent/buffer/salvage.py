@@ -14,7 +14,7 @@ from zlib import crc32
 
 import apsw
 
-from edge_agent.buffer.lane_rows import MASK, row_id
+from edge_agent.buffer.lane_rows import MASK, head_check, head_is_whole, row_id
 from edge_agent.ports import OutboxDamaged
 from protocols.edgelink.columns import NO_COLUMNS
 from protocols.edgelink.frame import encode_body
@@ -23,10 +23,9 @@ from protocols.edgelink.records import GapRecord
 
 log = logging.getLogger(__name__)
 
-_READ = "select id, covers, boot, created_ms, readings, is_gap, crc, age_s, thinned, body from frame where id "
-_WRITE = (
-    "insert into frame (id, covers, boot, created_ms, readings, is_gap, crc, age_s, thinned, body) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_COLUMNS = "id, covers, boot, created_ms, readings, is_gap, crc, age_s, thinned, period, head, body"
+_READ = f"select {_COLUMNS} from frame where id "  # noqa: S608 - names of our own
+_WRITE = f"insert into frame ({_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 _REST = (
     ("mark", "select key, value from mark", "insert or ignore into mark values (?, ?)"),
     ("quarantine", "select * from quarantine", "insert or ignore into quarantine values (?, ?, ?, ?, ?, ?, ?, ?)"),
@@ -38,7 +37,9 @@ def is_sound(db: apsw.Connection) -> bool:
     try:
         if [str(row[0]) for row in db.execute("pragma quick_check(1)")] != ["ok"]:
             return False
-        return not db.execute("select count(*) from sqlite_schema where name = 'frame'").get or not _broken_chains(db)
+        if not db.execute("select count(*) from sqlite_schema where name = 'frame'").get:
+            return True
+        return not _broken_chains(db) and _balances(db)
     except (apsw.CorruptError, UnicodeDecodeError):
         return False
 
@@ -47,6 +48,15 @@ def _broken_chains(db: apsw.Connection) -> int:
     """Frames that do not begin where the one before them in their lane ends: each accounts for all seqs since it."""
     links = "select id, covers, lag(id) over (order by id) as before from frame"
     return int(db.execute(f"select count(*) from ({links}) where id >> 56 = before >> 56 and covers <> (before & {MASK}) + 1").get)  # noqa: S608 - a number of our own
+
+
+def _balances(db: apsw.Connection) -> bool:
+    """Whether each lane holds as many readings as its counters leave: a row whose count was changed makes them differ."""
+    counted = "select code, collected - delivered - in_gaps from lane"
+    return all(
+        left == db.execute("select coalesce(sum(readings), 0) from frame where id between ? and ?", (code << 56, code << 56 | MASK)).get
+        for code, left in _all(db, counted)
+    )
 
 
 def finish_exchange(path: Path) -> None:
@@ -65,12 +75,14 @@ def forget_copy(path: Path) -> None:
         _beside(path, suffix).unlink(missing_ok=True)
 
 
-def salvage(path: Path, gateway: tuple[str, str], make: Callable[[apsw.Connection], None]) -> None:
+def salvage(path: Path, gateway: tuple[str, str], make: Callable[[apsw.Connection], None], version: int) -> None:
     """Copy what is readable and exchange the files; `make` lays out an empty one. OutboxDamaged: identity or counters are gone."""
     fresh, damaged = _beside(path, ".salvaged"), _beside(path, ".damaged")
     try:
         with _opened(path) as old:
             old.execute("select count(*) from sqlite_schema").fetchall()  # takes the lock, and keeps it
+            if old.pragma("user_version") != version:
+                raise OutboxDamaged(f"{path} is damaged, and of an older format that is not salvaged: move it away and start again")
             forget_copy(path)
             lost = _into(fresh, old, gateway, make)
     except OutboxDamaged:
@@ -163,8 +175,10 @@ def _frames(old: apsw.Connection, lane: Lane, next_seq: int) -> Iterator[Any]:
 
 def _is_whole(row: Any) -> bool:
     """Whether a row has the types that were written, and covers what it can cover: itself, or as a gap what it stands for."""
-    *numbers, body = row
+    *numbers, head, body = row
     if not all(isinstance(number, int) for number in numbers) or not isinstance(body, bytes):
+        return False
+    if not head_is_whole(head, row[6], row[2], row[3], row[4], row[5]):
         return False
     seq, covers, is_gap = row[0] & MASK, row[1], row[5]
     return covers == seq or bool(is_gap and 0 < covers < seq)
@@ -179,7 +193,9 @@ def _insert_gap(
 ) -> None:
     gap = Gap(*gateway, (), around_ms[0] - 60_000, around_ms[1] + 60_000, None, GapReason.BUFFER_DAMAGED)
     body = encode_body(NO_COLUMNS, (GapRecord(gap),))
-    values = (row_id(lane, seqs[1]), seqs[0], boot, around_ms[0], 0, True, crc32(body), 0, 0, body)
+    crc = crc32(body)
+    head = head_check(crc, boot, around_ms[0], 0, True)
+    values = (row_id(lane, seqs[1]), seqs[0], boot, around_ms[0], 0, True, crc, 0, 0, 0, head, body)
     new.execute(_WRITE, values)
 
 

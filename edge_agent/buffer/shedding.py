@@ -4,6 +4,7 @@ Frames at the head of a lane may have been sent without an answer yet: they are 
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -54,17 +55,18 @@ class Shedding:
             if not of_its_own or not self._give_up(lane, max(whole, own) + slack):
                 return False
 
-    def put_as_gap(self, lane: Lane, seq: int, body: bytes, readings: int, *, created_ms: int, age_s: int) -> None:
+    def put_as_gap(self, lane: Lane, seq: int, body: bytes, readings: int, *, created_ms: int, age_s: int, period: int) -> None:
         """`drop_newest`: instead of the frame its gap; the gap just before it melts in where nobody can have seen it yet."""
         losses = Losses(GapReason.OVERFLOW)
         losses.lose(*decode_body(body))
         covers = seq
         last = self._rows.last(lane)
-        if last is not None and last.is_gap and self._rows.lanes[lane].frames > self._in_doubt:
+        if last is not None and last.is_gap and last.period == period and self._rows.lanes[lane].frames > self._in_doubt:
             self._lose(losses, last)
             covers = last.covers
             self._rows.delete(lane, [(last.row, last.size, last.readings)])
-        self._rows.insert(lane, seq, covers, _gap_body(losses), 0, boot=self._boot, created_ms=created_ms, age_s=age_s, is_gap=True)
+        body = _gap_body(losses)
+        self._rows.insert(lane, seq, covers, body, 0, boot=self._boot, created_ms=created_ms, age_s=age_s, is_gap=True, period=period)
         self._rows.lanes[lane].in_gaps += readings
         self._rows.find_floor(lane)
 
@@ -75,8 +77,10 @@ class Shedding:
                 continue
             heads = self._rows.heads(lane, limit=self._in_doubt + _HEADS)[self._in_doubt :]
             old = [head for head in heads if head.age_s + policy.max_age_s < age_s]
-            if any(not head.is_gap for head in old):
-                self._merge(lane, old, GapReason.EXPIRED)
+            for _, alike in groupby(old, lambda head: head.period):
+                together = list(alike)
+                if any(not head.is_gap for head in together):
+                    self._merge(lane, together, GapReason.EXPIRED)
 
     def unreadable(self, created_ms: int, readings: int) -> Gap:
         """Nobody can say what a damaged frame held: the gap names the gateway and the minute before the frame was closed."""
@@ -94,16 +98,17 @@ class Shedding:
         heads = self._rows.heads(lane, limit=2 * self._in_doubt + _HEADS)
         if len(heads) > 2 * self._in_doubt:
             heads = heads[self._in_doubt :]
-        chosen, freed = [], 0
-        for head in heads:
-            chosen.append(head)
-            freed += head.size + ROW_OVERHEAD_BYTES
-            if freed >= wanted and not head.is_gap:
-                break
-        if all(head.is_gap for head in chosen) and len(chosen) < 2:
-            return False
-        self._merge(lane, chosen, GapReason.OVERFLOW)
-        return True
+        for _, alike in groupby(heads, lambda head: head.period):  # a gap frame has its times from one period of the clock
+            chosen, freed = [], 0
+            for head in alike:
+                chosen.append(head)
+                freed += head.size + ROW_OVERHEAD_BYTES
+                if freed >= wanted and not head.is_gap:
+                    break
+            if len(chosen) > 1 or not chosen[0].is_gap:
+                self._merge(lane, chosen, GapReason.OVERFLOW)
+                return True
+        return False
 
     def _merge(self, lane: Lane, chosen: list[Head], reason: GapReason) -> None:
         losses = Losses(reason)
@@ -122,6 +127,7 @@ class Shedding:
             created_ms=last.created_ms,
             age_s=last.age_s,
             is_gap=True,
+            period=last.period,
         )
         self._rows.find_floor(lane)
 

@@ -28,6 +28,11 @@ def status(context: typer.Context, output: Output = Format.TABLE) -> None:
         for name, lane in found["lanes"].items()
     ]
     show(found, output, rows, ("LANE", "FRAMES", "READINGS", "BYTES", "FIRST SEQ", "NEXT SEQ"))
+    wear = found.get("written_bytes_per_reading")
+    if output is Format.TABLE and wear is not None:
+        typer.echo(
+            f"\nSince the agent started: {wear:g} bytes written for each reading, and as many again when the log is moved into the file."
+        )
 
 
 @app.command("forecast")
@@ -43,7 +48,9 @@ def plan(
     settings = session.settings()
     found = read_status(settings.data_dir)
     pace = found.get("pace") if found is not None and is_running(found) else None
-    if found is None or pace is None or not pace["over_s"]:
+    if pace is not None and not pace["over_s"]:
+        fail(Exit.NOTHING_THERE, "the agent has not run long enough to know its rates: ask again in ten seconds")
+    if found is None or pace is None:
         fail(Exit.NOTHING_THERE, "rates are measured while the agent runs: start it with `edgectl run` and ask again after half a minute")
     quotas = settings.buffer.quotas
     used = {lane: float(found["buffer"]["lanes"][lane.value]["used_bytes"]) for lane in LANES}

@@ -26,6 +26,7 @@ def status(context: typer.Context, output: Output = Format.TABLE) -> None:
     rows = [
         ("running", f"yes, pid {found.get('pid')}" if running else "no"),
         ("since", when(found.get("started_ms")) if running else "-"),
+        ("clock", _clock(found.get("clock") or {}) if running else "-"),
         ("cloud", "connected" if running and uplink.get("connected") else "away"),
         ("front door", f"port {door['port']}, {door['attached']} attached" if door and running else "-"),
         *(("refused", text) for text in _refused(door if door and running else {})),
@@ -37,6 +38,12 @@ def status(context: typer.Context, output: Output = Format.TABLE) -> None:
         say(f"the agent has said nothing for {silent_s:.0f} s: it hangs; restart it")
     if not running or silent_s > HUNG_S:
         raise typer.Exit(int(Exit.NOTHING_THERE))
+
+
+def _clock(clock: Mapping[str, Any]) -> str:
+    """What the agent's times are worth."""
+    offset = clock.get("cloud_offset_ms")
+    return f"{clock.get('quality', '-')}" + ("" if offset is None else f", the cloud's was {offset:+d} ms from it")
 
 
 def _refused(door: Mapping[str, Any]) -> list[str]:

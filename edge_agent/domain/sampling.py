@@ -8,10 +8,11 @@ from protocols.edgelink.lanes import GapReason
 
 
 class LastRow(msgspec.Struct, frozen=True, array_like=True):
-    """The newest row handed to the buffer; `counter` is None for a device without one."""
+    """The newest row handed to the buffer; `counter` is None for a device without one, `period` that of the clock that stamped it."""
 
     time_ms: int
     counter: int | None = None
+    period: int = 0
 
     def to_bytes(self) -> bytes:
         return _ENCODER.encode(self)
@@ -67,13 +68,18 @@ class Sampler:
     def last(self) -> LastRow | None:
         return self._last
 
+    def settle(self, time_ms: int) -> None:
+        """The last row's time is known now: this is it."""
+        assert self._last is not None
+        self._last = LastRow(time_ms, self._last.counter)
+
     def unreachable(self) -> None:
         """A poll failed: what is missed from here on is the device's absence, or still the agent's if no poll came before."""
         if self._absence is None:
             self._absence, self._certain = GapReason.DEVICE_UNREACHABLE, True
 
-    def judge(self, time_ms: int, counter: int | None) -> Verdict:
-        """A poll answered with a row stamped `time_ms`; becomes the last row if it is new."""
+    def judge(self, time_ms: int, counter: int | None, period: int = 0) -> Verdict:
+        """A poll answered with a row stamped `time_ms` (in a period of the clock); becomes the last row if it is new."""
         last, absence, certain = self._last, self._absence, self._certain
         missed = None
         if last is not None:
@@ -90,7 +96,7 @@ class Sampler:
                 return SAME
             elif absence is not None and (certain or abs(time_ms - last.time_ms) > 2 * self._poll_ms):
                 missed = _between(last.time_ms, time_ms, None, absence)
-        self._last = LastRow(time_ms, counter)
+        self._last = LastRow(time_ms, counter, period)
         self._absence = None
         return Verdict(new=True, missed=missed)
 

@@ -32,6 +32,7 @@ class Collector:
         self._outbox, self._seen = outbox, seen
         self._close_after_s, self._retry_s = close_after_s, retry_s
         self._open: dict[Lane, Batch] = {lane: Batch() for lane in LANES}
+        self._unsure: dict[tuple[Lane, int], Batch] = {}  # stamped while the clock was unknown: frames of their own, by period
         self._live = self._open[Lane.LIVE]
         self._closed: list[_Frame] = []  # full before their commit came
         self._waiting = 0  # readings in _closed and in flight
@@ -57,9 +58,20 @@ class Collector:
             self._room.clear()
             await self._room.wait()
 
-    def row(self, shape: Shape, values: Sequence[Value], times: Sequence[int] | int) -> None:
+    def row(self, shape: Shape, values: Sequence[Value], times: Sequence[int] | int, period: int = 0) -> None:
+        if period:
+            return self._unsure_row(shape, values, times, period)
         self._roomy().row(shape, values, times)
         self._added()
+        return None
+
+    def _unsure_row(self, shape: Shape, values: Sequence[Value], times: Sequence[int] | int, period: int) -> None:
+        batch = self._unsure.setdefault((Lane.LIVE, period), Batch())
+        batch.row(shape, values, times)
+        if batch.readings >= CLOSE_AT_READINGS or batch.weight >= CLOSE_AT_BYTES:
+            self._close(Lane.LIVE)
+            self._due.set()
+        self._work.set()
 
     def rows(self, shape: Shape, count: int, values: Sequence[Value], times: Sequence[int]) -> None:
         self._roomy().rows(shape, count, values, times)
@@ -76,8 +88,9 @@ class Collector:
             self._due.set()
         self._work.set()
 
-    def record(self, lane: Lane, record: Record) -> None:
-        self._open[lane].record(record, len(record.output) if isinstance(record, EventRecord) else RECORD_BYTES)
+    def record(self, lane: Lane, record: Record, period: int = 0) -> None:
+        batch = self._unsure.setdefault((lane, period), Batch()) if period else self._open[lane]
+        batch.record(record, len(record.output) if isinstance(record, EventRecord) else RECORD_BYTES)
         if lane in (Lane.ALARM, Lane.REPLY):
             self._due.set()
         self._work.set()
@@ -114,15 +127,19 @@ class Collector:
 
     def _close(self, lane: Lane) -> None:
         """Set a frame aside with the marks of what is in it, and open the next."""
-        batch = self._open[lane]
-        if not batch:
+        batches = [(self._open[lane], 0)] if self._open[lane] else []
+        if self._unsure:
+            mine = [key for key in self._unsure if key[0] is lane]
+            batches += [(self._unsure.pop(key), key[1]) for key in mine]
+        if not batches:
             return
         ring = self._seen.get(lane)
         marks = self._marks[lane] | (ring.take() if ring is not None else {})
         self._open[lane], self._marks[lane] = Batch(), {}
         self._live = self._open[Lane.LIVE]
-        self._waiting += batch.readings
-        self._closed.append(_Frame(lane, batch, marks))
+        for place, (batch, period) in enumerate(batches, 1):
+            self._waiting += batch.readings
+            self._closed.append(_Frame(lane, batch, marks if place == len(batches) else {}, period))  # with the last: all are in by then
 
     async def _close_and_commit(self) -> None:
         for lane in LANES:
@@ -149,9 +166,8 @@ class Collector:
         """Append all, and what the disk refused again until it takes it."""
         refused_before = False
         while frames:
-            outcomes = await asyncio.gather(
-                *(self._outbox.append(frame.lane, frame.body, frame.readings, frame.marks) for frame in frames), return_exceptions=True
-            )
+            appends = [self._outbox.append(frame.lane, frame.body, frame.readings, frame.marks, frame.period) for frame in frames]
+            outcomes = await asyncio.gather(*appends, return_exceptions=True)
             left: list[_Frame] = []
             for frame, outcome in zip(frames, outcomes, strict=True):
                 if isinstance(outcome, OutboxUnavailable) and not isinstance(outcome, OutboxClosed):
@@ -174,10 +190,10 @@ class Collector:
 class _Frame:
     """A closed frame on its way to the disk."""
 
-    __slots__ = ("_batch", "body", "lane", "marks", "readings")
+    __slots__ = ("_batch", "body", "lane", "marks", "period", "readings")
 
-    def __init__(self, lane: Lane, batch: Batch, marks: dict[str, bytes]) -> None:
-        self.lane, self.readings, self.marks = lane, batch.readings, marks
+    def __init__(self, lane: Lane, batch: Batch, marks: dict[str, bytes], period: int) -> None:
+        self.lane, self.readings, self.marks, self.period = lane, batch.readings, marks, period
         self._batch, self.body = batch, b""
 
     def encode(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from edge_agent.domain.clock import Clock
 from edge_agent.domain.crashpoint import crash_point
@@ -22,6 +22,7 @@ log = logging.getLogger("edge.forward")
 MEET_S = 3.0  # how long the cloud's watermarks are waited for; without them sending starts at our own
 STALL_S = 15.0  # frames waiting and none committed for so long: ask for the watermarks again
 PATIENCE_S = 600.0  # when that question had no answer: it waits in the cloud behind the frames, so asking often helps nobody
+TIME_S = 5.0  # a clock that lost its footing asks again after so long
 READ_AHEAD = 16  # frames read from the buffer at a time
 _CHANGE_FIRST = frozenset((0x90, 0x95, 0x99))  # topic invalid, too large, payload invalid: sending it again changes nothing
 _EXCHANGE = EdgeChannel.UP_EXCHANGE
@@ -40,11 +41,14 @@ class Forwarder:
         window: int,
         obey: Callable[[Command], None],
         linked: Callable[[bool], None],
+        told_time: Callable[[int, int], Awaitable[None]],
         meet_s: float = MEET_S,
     ) -> None:
         self._outbox, self._uplink, self._clock = outbox, uplink, clock
         self._gateway, self._obey, self._linked = gateway, obey, linked
+        self._told_time = told_time
         self._window, self._meet_s = window, meet_s
+        self._asked_s = (0.0, 0.0)  # when the last exchange left, and when it had arrived
         self._cursor: dict[Lane, int] = {}  # the last seq sent on this connection
         self._ahead: dict[Lane, deque[tuple[int, bytes]]] = {lane: deque() for lane in LANES}
         self._met = asyncio.Event()
@@ -105,7 +109,9 @@ class Forwarder:
         """Exchange watermarks; a cloud that can take frames and not answer yet gets them all the same."""
         state = self._outbox.state()
         lanes = {lane: LaneSpan(held.floor, held.next_seq) for lane, held in state.lanes.items()}
+        left_s = self._clock.monotonic()
         reason = await session.publish(_EXCHANGE, encode_message(Exchange(state.buffer_id.hex(), state.boot, lanes)))
+        self._asked_s = (left_s, self._clock.monotonic())
         if reason >= 0x80:
             raise LinkDown(f"the cloud refused the exchange: reason {reason:#04x}")
         try:
@@ -181,7 +187,9 @@ class Forwarder:
                 case Committed(buffer_id, committed) if buffer_id == ours:
                     crash_point("forward.before_watermark")
                     await self._forget(committed)
-                case ExchangeReply(buffer_id, committed) if buffer_id == ours:
+                case ExchangeReply(buffer_id, committed, time_ms) if buffer_id == ours:
+                    if time_ms:
+                        await self._hear_time(time_ms)
                     await self._outbox.reconcile(committed)
                     self._start_over(self._floors())
                     self._met.set()
@@ -189,6 +197,13 @@ class Forwarder:
                     self._obey(message)
                 case _:
                     log.info("downlink.of_another_buffer")
+
+    async def _hear_time(self, cloud_ms: int) -> None:
+        """The cloud's time when our exchange arrived there: between its leaving and its PUBACK."""
+        left_s, arrived_s = self._asked_s
+        arrived_s = max(left_s, arrived_s)
+        since_ms = round(1000 * (self._clock.monotonic() - (left_s + arrived_s) / 2))
+        await self._told_time(cloud_ms + since_ms, round(500 * (arrived_s - left_s)))
 
     async def _forget(self, committed: Mapping[Lane, int]) -> None:
         """Drop what the cloud's store has, and no more."""
@@ -198,10 +213,13 @@ class Forwarder:
 
     async def _watch(self, session: UplinkSession) -> None:
         """Ask for the watermarks again when frames wait and none is committed for long; the answer has them sent again."""
-        self._progress_at = self._clock.monotonic()
+        self._progress_at = asked_time_at = self._clock.monotonic()
         while True:
             await asyncio.sleep(1.0)
             now = self._clock.monotonic()
+            if self._clock.period and now - asked_time_at > TIME_S and self._met.is_set():
+                asked_time_at = now
+                await self._meet(session)
             if self.idle:
                 self._progress_at = now
             elif now - self._progress_at > (STALL_S if self._met.is_set() else PATIENCE_S):

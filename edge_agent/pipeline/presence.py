@@ -25,6 +25,7 @@ class Presence:
         now_ms = clock.now_ms()
         self._intake, self._clock, self._keep = intake, clock, keep
         self.states: dict[DeviceKey, tuple[bool, int, str]] = {key: (False, now_ms, source) for key, source in devices.items()}
+        self._periods = dict.fromkeys(devices, clock.period)
         self._unsaid: dict[DeviceKey, None] = {}
         self._linked = False
         self._changed = asyncio.Event()
@@ -34,6 +35,7 @@ class Presence:
         if before is not None and before[0] == online:
             return
         self.states[device] = (online, self._clock.now_ms(), source)
+        self._periods[device] = self._clock.period
         self._unsaid[device] = None
         self._changed.set()
         log.info("device.online" if online else "device.offline", extra={"device": str(device), "source": source})
@@ -56,4 +58,5 @@ class Presence:
                 unsaid, self._unsaid = self._unsaid, {}
                 for key in unsaid:
                     online, since_ms, _ = self.states[key]
-                    self._intake.record(Lane.ALARM, PresenceRecord(key.product_key, key.device_name, online, since_ms))
+                    record = PresenceRecord(key.product_key, key.device_name, online, since_ms)
+                    self._intake.record(Lane.ALARM, record, self._periods[key])

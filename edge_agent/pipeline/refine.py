@@ -44,6 +44,7 @@ class ScoreMark(msgspec.Struct, frozen=True, array_like=True):
 
     time_ms: int
     raised: bool
+    period: int = 0
 
     def to_bytes(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -86,6 +87,7 @@ class _Machine:
     scored_ms: int | None
     excursion: Excursion
     unsure: bool  # rows may have gone unscored that nobody counted: the agent was away
+    scored_period: int = 0
     newest_ms: int = 0
     unscored: int = 0
     score: float | None = None
@@ -97,6 +99,7 @@ class _Row:
     machine: _Machine
     time_ms: int
     values: tuple[float, ...]
+    period: int = 0
     tries: int = 0
 
 
@@ -137,7 +140,7 @@ class Refine:
                     history=deque(maxlen=plan.card.window_rows - 1),
                     values=[float("nan")] * len(plan.card.signals),
                     at=[0] * len(plan.card.signals),
-                    scored_ms=mark.time_ms if mark else None,
+                    scored_ms=clock.settled(mark.period, mark.time_ms) if mark else None,
                     excursion=Excursion(raised=mark.raised) if mark else Excursion(),
                     unsure=mark is not None,
                 )
@@ -162,8 +165,8 @@ class Refine:
     async def room(self) -> None:
         await self._intake.room()
 
-    def record(self, lane: Lane, record: Record) -> None:
-        self._intake.record(lane, record)
+    def record(self, lane: Lane, record: Record, period: int = 0) -> None:
+        self._intake.record(lane, record, period)
 
     def mark(self, key: str, value: bytes, lane: Lane = Lane.LIVE) -> None:
         self._intake.mark(key, value, lane)
@@ -171,10 +174,10 @@ class Refine:
     def when_durable(self, call: Callable[[], None]) -> None:
         self._intake.when_durable(call)
 
-    def row(self, shape: Shape, values: Sequence[Value], times: Sequence[int] | int) -> None:
-        self._intake.row(shape, values, times)
+    def row(self, shape: Shape, values: Sequence[Value], times: Sequence[int] | int, period: int = 0) -> None:
+        self._intake.row(shape, values, times, period)
         for tap in self._taps_of(shape):
-            self._copy(tap, values, times)
+            self._copy(tap, values, times, period)
 
     def rows(self, shape: Shape, count: int, values: Sequence[Value], times: Sequence[int]) -> None:
         self._intake.rows(shape, count, values, times)
@@ -203,7 +206,7 @@ class Refine:
                 taps.append(_Tap(machine, places, tuple(place for _, place in places) if len(places) == len(signals) else None))
         return taps
 
-    def _copy(self, tap: _Tap, values: Sequence[Value], times: Sequence[int] | int) -> None:
+    def _copy(self, tap: _Tap, values: Sequence[Value], times: Sequence[int] | int, period: int = 0) -> None:
         """Queue a row. A post that brings only some signals takes the others from before, if those are not too old for one window."""
         machine = tap.machine
         for signal, place in tap.places:
@@ -215,7 +218,7 @@ class Refine:
             return
         if len(self._queue) >= self._queue_rows:
             self._give_up(self._queue.popleft(), "overflow")
-        self._queue.append(_Row(machine, newest, tuple(machine.values)))
+        self._queue.append(_Row(machine, newest, tuple(machine.values), period))
         self._work.set()
 
     def _give_up(self, row: _Row, why: str) -> None:
@@ -328,26 +331,27 @@ class Refine:
     def _emit(self, row: _Row, score: float, signal: int) -> None:
         machine = row.machine
         plan = self._plans[machine.plan]
-        before = machine.scored_ms
+        before = None if machine.scored_ms is None else self._clock.settled(machine.scored_period, machine.scored_ms)
         if before is not None and (machine.unscored or machine.unsure) and row.time_ms > before + 1:
             count = None if machine.unsure else machine.unscored
             device = machine.device
             gap = Gap(device.product_key, device.device_name, (plan.score,), before, row.time_ms, count, GapReason.NOT_SCORED)
-            self._intake.record(Lane.LIVE, GapRecord(gap))
+            self._intake.record(Lane.LIVE, GapRecord(gap), row.period)
         machine.unsure, machine.unscored = False, 0
-        machine.scored_ms, machine.score = row.time_ms, score
+        machine.scored_ms, machine.scored_period, machine.score = row.time_ms, row.period, score
         machine.counts["scored"] += 1
         machine.excursion, begins = machine.excursion.after(
             score, plan.card.threshold, raise_after=plan.raise_after, clear_after=plan.clear_after
         )
-        self._intake.row(machine.shape, (score,), row.time_ms)
-        self._intake.mark(_mark(plan, machine.device), ScoreMark(row.time_ms, machine.excursion.raised).to_bytes())
+        self._intake.row(machine.shape, (score,), row.time_ms, row.period)
+        self._intake.mark(_mark(plan, machine.device), ScoreMark(row.time_ms, machine.excursion.raised, row.period).to_bytes())
         if begins and plan.event:
             machine.counts["anomalies"] += 1
             outputs = {"Score": score, "Threshold": plan.card.threshold, "Signal": plan.card.signals[signal], "Model": plan.name}
             output = _json.encode({name: value for name, value in outputs.items() if name in plan.outputs}).decode()
             device = machine.device
-            self._intake.record(Lane.ALARM, EventRecord(device.product_key, device.device_name, plan.event, row.time_ms, output))
+            event = EventRecord(device.product_key, device.device_name, plan.event, row.time_ms, output)
+            self._intake.record(Lane.ALARM, event, row.period)
 
     # --- for people
 

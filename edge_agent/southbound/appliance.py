@@ -24,6 +24,7 @@ from protocols.mqtt.run import PublishRun, encode_publish
 from protocols.thing.datatypes import Value
 from protocols.thing.model import ThingModel
 
+NEVER_MS = 1 << 52
 _METHOD = "thing.event.property.post"
 _, _SUCCESS_TAIL = reply(b"\0", _METHOD, Code.DONE).split(b"\0")
 _json = msgspec.json.Encoder()
@@ -103,6 +104,10 @@ class Reception:
         topic = appliance.post_reply_topic
         return Taken(run.acks(), tuple((topic, answer) for answer in self._each(appliance, run)))
 
+    def _now_ms(self) -> int:
+        """What a device's own times are held against: nothing, while we do not know the time ourselves. The cloud looks again."""
+        return NEVER_MS if self._clock.period else self._clock.now_ms()
+
     def count_refusal(self, key: DeviceKey, refused: Refused) -> None:
         """A message of an attached appliance, or something in it, was not taken."""
         self.refusals.count(refused, self._clock.now_ms(), who=str(key))
@@ -135,7 +140,7 @@ class Reception:
             return None
         known = cast("list[int]", times)
         shape = appliance.shape(identifiers)
-        if shape.texts or max(known) > self._clock.now_ms() + AHEAD_MS or not self._live.add_new(digests):
+        if shape.texts or max(known) > self._now_ms() + AHEAD_MS or not self._live.add_new(digests):
             return None
         self._intake.rows(shape, run.count, values, known)
         return b"".join(parts)
@@ -147,7 +152,7 @@ class Reception:
         replies: list[bytes] = []
         for index, payload in enumerate(run.payloads()):
             try:
-                post = check_times(appliance.decode(payload), now_ms)
+                post = check_times(appliance.decode(payload), self._now_ms())
             except MessageRefused as refused:
                 self.count_refusal(appliance.key, refused)
                 answer = refusal(refused, _METHOD)
@@ -166,8 +171,9 @@ class Reception:
                 self.counts["repeated"] += 1
             elif post.identifiers:
                 ring.add(digest)
+                period = self._clock.period if times is None else 0  # a post with times of its own keeps them all
                 at = now_ms if times is None else [now_ms if time is None else time for time in times]
-                self._intake.row(appliance.shape(post.identifiers), post.values, at)
+                self._intake.row(appliance.shape(post.identifiers), post.values, at, period)
             for refused_value in post.refused.values():
                 self.count_refusal(appliance.key, refused_value)
             if post.wants_reply:
@@ -179,7 +185,7 @@ class Reception:
         now_ms = self._clock.now_ms()
         answers, denied = [], None
         for index, payload in enumerate(run.payloads()):
-            outcome = appliance.dialogue.handle(run.topic, payload, now_ms)
+            outcome = appliance.dialogue.handle(run.topic, payload, self._now_ms())
             refused = outcome.refused
             if outcome.event is not None:
                 self._event(appliance, run, payload, outcome.event, now_ms, run.packet_ids[2 * index : 2 * index + 2])
@@ -209,4 +215,5 @@ class Reception:
         time_ms = now_ms if event.time is None else event.time
         output = _json.encode(event.output).decode()
         key = appliance.key
-        self._intake.record(lane, EventRecord(key.product_key, key.device_name, event.identifier, time_ms, output))
+        record = EventRecord(key.product_key, key.device_name, event.identifier, time_ms, output)
+        self._intake.record(lane, record, self._clock.period if event.time is None else 0)

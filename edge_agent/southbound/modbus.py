@@ -115,13 +115,26 @@ class ModbusConnector:
             self.unsteady += 1
             return None
         counter, values = found
+        self._settle()
+        period = self._clock.period if self._time is None else 0
         time_ms = self._clock.now_ms() if self._time is None else int(values[self._time])
         if not 0 <= time_ms <= MAX_TIME_MS:
             return self._complain("time", f"{self._plan.time_from}: {time_ms} is no time in ms")
-        verdict = self._sampler.judge(time_ms, counter)
+        verdict = self._sampler.judge(time_ms, counter, period)
         if verdict.new:
-            self._keep(time_ms, counter, values, verdict.missed)
+            self._keep(LastRow(time_ms, counter, period), values, verdict.missed)
         return None
+
+    def _settle(self) -> None:
+        """Rows stamped before the clock was known have other times now."""
+        last = self._sampler.last
+        if last is None or not last.period or last.period == self._clock.period:
+            return
+        known_ms = self._clock.settled(last.period, last.time_ms)
+        self._sampler.settle(known_ms)
+        moved = known_ms - last.time_ms
+        self._stored_ms = None if self._stored_ms is None else self._stored_ms + moved
+        self._refused = {name: (None if since is None else since + moved, count) for name, (since, count) in self._refused.items()}
 
     async def _steady(self) -> tuple[int | None, Mapping[Point, Value]] | None:
         """Counter and values that belong together; None if the device moved on during every try."""
@@ -161,20 +174,21 @@ class ModbusConnector:
                     self._complain(f"{point.table}:{point.address}", str(problem))
         return values
 
-    def _keep(self, time_ms: int, counter: int | None, values: Mapping[Point, Value], missed: Missed | None) -> None:
+    def _keep(self, row: LastRow, values: Mapping[Point, Value], missed: Missed | None) -> None:
+        time_ms = row.time_ms
         if missed is not None:
             self._name(missed)
         raw = [values.get(point.point, float("nan")) for point in self._stored]
-        (identifiers, row), refused = self._normaliser.row(raw)
+        (identifiers, numbers), refused = self._normaliser.row(raw)
         self._left_out(time_ms, refused)
         if identifiers:
             shape = self._shapes.get(identifiers)
             if shape is None:
                 shape = self._shapes[identifiers] = Shape(self._device.product_key, self._device.device_name, self._model, identifiers)
-            self._intake.row(shape, row, time_ms)
+            self._intake.row(shape, numbers, time_ms, row.period)
             self.rows += 1
         self._stored_ms = time_ms
-        self._intake.mark(self._mark, LastRow(time_ms, counter).to_bytes())
+        self._intake.mark(self._mark, row.to_bytes())
 
     def _name(self, missed: Missed) -> None:
         """Enter a gap record for each property: its count is then that property's."""
@@ -185,7 +199,7 @@ class ModbusConnector:
     def _gap(self, identifier: str, missed: Missed) -> None:
         key = self._device
         gap = Gap(key.product_key, key.device_name, (identifier,), missed.from_ms, missed.to_ms, missed.rows, missed.reason)
-        self._intake.record(Lane.ALARM, GapRecord(gap))
+        self._intake.record(Lane.ALARM, GapRecord(gap), self._clock.period if self._time is None else 0)
 
     def _left_out(self, time_ms: int, refused: Mapping[str, Refused]) -> None:
         """Values that do not fit leave a gap for each stretch of them, written when the stretch ends."""

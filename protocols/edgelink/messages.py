@@ -24,10 +24,14 @@ class Exchange(msgspec.Struct, frozen=True):
 
 
 class ExchangeReply(msgspec.Struct, frozen=True):
-    """Down, the answer: what the cloud has committed of this buffer (0 = nothing). The edge resends from there + 1."""
+    """Down, the answer: what the cloud has committed of this buffer (0 = nothing). The edge resends from there + 1.
+
+    `time_ms` is the cloud's time when the exchange reached it; 0 where the answer is not to one.
+    """
 
     buffer_id: str
     committed: dict[Lane, int]
+    time_ms: int = 0
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -88,6 +92,8 @@ def _check(message: Message) -> None:
             if not 1 <= span.floor <= span.next < 1 << 56:
                 raise Refused(Reason.BAD_ENVELOPE, f"lanes.{lane}: 1 <= floor <= next < 2^56")
         return
+    if isinstance(message, ExchangeReply) and not 0 <= message.time_ms < 1 << 53:
+        raise Refused(Reason.BAD_ENVELOPE, "time_ms: 0 to 2^53 - 1")
     for lane, seq in message.committed.items():
         if not 0 <= seq < 1 << 56:
             raise Refused(Reason.BAD_ENVELOPE, f"committed.{lane}: 0 to 2^56 - 1")

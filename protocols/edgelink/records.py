@@ -38,4 +38,18 @@ class PresenceRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag
     time_ms: int
 
 
-Record = EventRecord | GapRecord | ReplyRecord | PresenceRecord
+class ClockRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="clock"):
+    """Times of a device between two bounds (exclusive) were stamped by a clock that nobody had confirmed.
+
+    They were moved by `shift_ms` when the time became known: a reading's first time is its time minus the shift. None: it never became
+    known, and they are as they were stamped.
+    """
+
+    product_key: str
+    device_name: str
+    from_ms: int
+    to_ms: int
+    shift_ms: int | None
+
+
+Record = EventRecord | GapRecord | ReplyRecord | PresenceRecord | ClockRecord

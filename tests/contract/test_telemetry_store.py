@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cloud.telemetry.duckdb_store import DuckDbStore, Limits
-from cloud.telemetry.model import DAY_MS, Append, Gap, Kind, Numbers, Position, Series, SeriesKey, Text, Verdict
+from cloud.telemetry.model import DAY_MS, Append, ClockNote, Gap, Kind, Numbers, Position, Series, SeriesKey, Text, Verdict
 from cloud.telemetry.ports import TelemetryStore
 
 POWER = SeriesKey("stove", "s1", "power")
@@ -232,3 +232,26 @@ def test_closing_twice_is_harmless(open_store: Open) -> None:
     store = open_store()
     store.close()
     store.close()
+
+
+def test_notes_about_the_clock_come_back_for_their_device_and_range(open_store: Open) -> None:
+    store = open_store()
+    moved, unknown, other = (
+        ClockNote("stove", "s1", 1000, 2000, 500),
+        ClockNote("stove", "s1", 3000, 4000, None),
+        ClockNote("stove", "s2", 0, 9, 1),
+    )
+    store.append(Append(Position(), at(1), notes=[moved, unknown, other]))
+    store = open_store()
+    assert list(store.notes("stove", "s1", *EVER, 10)) == [moved, unknown]
+    assert list(store.notes("stove", "s1", 2000, 3001, 10)) == [unknown]
+
+
+def test_it_is_kept_to_the_second_when_rows_came(open_store: Open) -> None:
+    store = open_store()
+    store.append(Append(Position(), at(5), series=(Series(1, POWER),), numbers=numbers((1, 1, 1.0), position=5), received_ms=10_000))
+    store.append(Append(at(5), at(6), numbers=numbers((1, 2, 1.0), position=6), received_ms=10_400))  # within a second: the next one tells
+    store.append(Append(at(6), at(9), numbers=numbers((1, 3, 1.0), position=8), received_ms=11_100))
+    store.append(Append(at(9), at(10), numbers=numbers((1, 4, 1.0), position=10), received_ms=11_200))
+    store = open_store()
+    assert store.received(np.array([5, 6, 8, 10])).tolist() == [10_000, 11_100, 11_100, 0]

@@ -1,26 +1,69 @@
-"""Deliberately broken builds: a copy of the shipped rooms with one patch file applied, to show that an oracle can fail."""
+"""Deliberately broken builds: a copy of the shipped rooms with one passage exchanged, to show that an oracle can fail."""
 
 import shutil
-import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.platform import ROOT
 
 ROOMS = ("protocols", "edge_agent", "cloud", "firmware_sim")
-PATCHES = Path(__file__).parent / "mutants"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """In `file`, `right` (which is there once) becomes `wrong`."""
+
+    file: str
+    right: str
+    wrong: str
+
+
+MUTANTS = {
+    "await_the_model": Mutant(
+        "edge_agent/pipeline/refine.py",
+        "        await self._intake.room()\n\n    def record",
+        "        await self._intake.room()\n        await self.drain()\n\n    def record",
+    ),
+    "no_position_check": Mutant(
+        "cloud/telemetry/model.py",
+        """    if append.end.stream_id == held.stream_id and append.end.sequence <= held.sequence:
+        return Verdict.HAVE
+    return Verdict.APPLIED if append.start == held else Verdict.REFUSED
+""",
+        "    return Verdict.APPLIED\n",
+    ),
+    "no_watermark_check": Mutant(
+        "protocols/edgelink/lanes.py",
+        "return Decision(Verdict.DUPLICATE, self.committed)",
+        "return Decision(Verdict.APPEND, self.committed)",
+    ),
+    "puback_before_commit": Mutant(
+        "cloud/access/group.py",
+        """            if len(group.writer):
+                crash_point("access.before_commit")
+""",
+        """            if len(group.writer):
+                group.release()
+                await asyncio.sleep(0.05)
+                crash_point("access.before_commit")
+""",
+    ),
+    "synchronous_off": Mutant("edge_agent/buffer/frame_file.py", "pragma synchronous = full", "pragma synchronous = off"),
+}
 
 
 def mutant(name: str, into: Path) -> Path:
-    """A copy of the code with `mutants/<name>.patch` applied; fails when the patch no longer applies."""
+    """A copy of the code with this fault; fails when the code has moved on from under it."""
     code = into / "code"
     for room in ROOMS:
         shutil.copytree(ROOT / room, code / room, ignore=shutil.ignore_patterns("__pycache__"))
-    command = ["git", "apply", "--unidiff-zero", "--verbose", str(PATCHES / f"{name}.patch")]
-    # GIT_DIR=/dev/null would still search upwards; a ceiling keeps git from taking the copy for part of some repository.
-    done = subprocess.run(command, cwd=code, capture_output=True, text=True, env={"GIT_CEILING_DIRECTORIES": str(into), "PATH": _path()})
-    assert done.returncode == 0, f"the mutant {name} no longer applies: mend its patch file\n{done.stderr}"
+    change = MUTANTS[name]
+    file = code / change.file
+    file.write_text(mutated(name, file.read_text()))
     return code
 
 
-def _path() -> str:
-    return str(Path(shutil.which("git") or "/usr/bin/git").parent)
+def mutated(name: str, source: str) -> str:
+    change = MUTANTS[name]
+    assert source.count(change.right) == 1, f"the mutant {name} no longer applies to {change.file}: mend it"
+    return source.replace(change.right, change.wrong)

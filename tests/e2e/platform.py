@@ -1,6 +1,6 @@
 """Starts, stops, kills and waits for the real processes. Nothing here looks inside them: it knows command lines, files and HTTP.
 
-`code` is the tree whose code runs: the project itself, or a copy of it with one deliberate fault (tests/e2e/mutants).
+`code` is the tree whose code runs: the project itself, or a copy of it with one deliberate fault (tests/e2e/mutant.py).
 """
 
 import contextlib

@@ -20,12 +20,17 @@ class FakeClock:
 
     ms: int = 1_760_000_000_000
     seconds: float = 1_000.0
+    period: int = 0
+    shifts: dict[int, int] = field(default_factory=dict)
 
     def now_ms(self) -> int:
         return self.ms
 
     def monotonic(self) -> float:
         return self.seconds
+
+    def settled(self, period: int, time_ms: int) -> int:
+        return time_ms + self.shifts.get(period, 0)
 
     def forward(self, seconds: float) -> None:
         self.ms += int(seconds * 1000)
@@ -37,6 +42,7 @@ class FakeIntake:
     """Keeps readings as (device name, identifier, value, time); `commit` makes them durable."""
 
     readings: list[tuple[str, str, Value, int]] = field(default_factory=list)
+    periods: list[int] = field(default_factory=list)  # of rows and records, in order
     records: list[tuple[Lane, Record]] = field(default_factory=list)
     marks: dict[str, bytes] = field(default_factory=dict)
     calls: list[Callable[[], None]] = field(default_factory=list)
@@ -46,7 +52,8 @@ class FakeIntake:
         while self.full:
             await asyncio.sleep(0)
 
-    def row(self, shape: Shape, values: Sequence[Value], times: Sequence[int] | int) -> None:
+    def row(self, shape: Shape, values: Sequence[Value], times: Sequence[int] | int, period: int = 0) -> None:
+        self.periods.append(period)
         at = [times] * shape.width if isinstance(times, int) else times
         self.readings += [(key[1], key[2], value, time) for key, value, time in zip(shape.keys, values, at, strict=True)]
 
@@ -54,7 +61,8 @@ class FakeIntake:
         for start in range(0, count * shape.width, shape.width):
             self.row(shape, values[start : start + shape.width], times[start : start + shape.width])
 
-    def record(self, lane: Lane, record: Record) -> None:
+    def record(self, lane: Lane, record: Record, period: int = 0) -> None:
+        self.periods.append(period)
         self.records.append((lane, record))
 
     def mark(self, key: str, value: bytes, lane: Lane = Lane.LIVE) -> None:

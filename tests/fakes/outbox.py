@@ -33,7 +33,7 @@ class FakeOutbox:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _closed: bool = False
 
-    async def append(self, lane: Lane, body: bytes, readings: int, marks: Mapping[str, bytes] | None = None) -> int:
+    async def append(self, lane: Lane, body: bytes, readings: int, marks: Mapping[str, bytes] | None = None, period: int = 0) -> int:
         self._check_open()
         seq = self._put(lane, body, readings)
         await self.remember(marks or {})

@@ -23,7 +23,7 @@ from cloud.foundation.vault import Vault
 from cloud.products.service import create_product
 from cloud.telemetry.api import router
 from cloud.telemetry.duckdb_store import DuckDbStore
-from cloud.telemetry.model import Append, Gap, Kind, Numbers, Position, Series, SeriesKey, Text
+from cloud.telemetry.model import Append, ClockNote, Gap, Kind, Numbers, Position, Series, SeriesKey, Text
 from cloud.telemetry.service import History
 from cloud.tenancy.service import KnownKeys, create_api_key, create_tenant
 from tests.unit.cloud.ingest.scene import MODEL
@@ -67,12 +67,14 @@ def api(tmp_path: Path) -> Iterator[Any]:
             Position(),
             Position("s", 1),
             [Series(number, key) for number, key in enumerate(named, 1)],
-            Numbers(np.array([1] * len(POINTS) + [2], np.int32), ts.astype(np.int64), values, np.full(len(ts), 9)),
-            [Text(3, T, '"蒸"', 9), Text(4, T, '{"zone":1}', 9)],
+            Numbers(np.array([1] * len(POINTS) + [2], np.int32), ts.astype(np.int64), values, np.full(len(ts), 1)),
+            [Text(3, T, '"蒸"', 1), Text(4, T, '{"zone":1}', 1)],
             [
                 Gap(product_key, "s1", "power", T + 100, T + 900, 3, "missed_poll"),
                 Gap(product_key, "s1", "", T + 5000, T + 6000, None, "agent_down"),
             ],
+            [ClockNote(product_key, "s1", T + 1500, T + 2000, -7), ClockNote(product_key, "s1", T + 1900, T + 2500, -7)],
+            T + 50,
         )
     )
     with database.system() as work:
@@ -90,6 +92,7 @@ def test_a_range_has_one_point_a_ms_the_gaps_that_overlap_it_and_no_next_page(ap
             {"from": T + 100, "to": T + 900, "count": 3, "reason": "missed_poll"},
             {"from": T + 5000, "to": T + 6000, "count": None, "reason": "agent_down"},
         ],
+        "clock": [{"from": T + 1500, "to": T + 2500, "shift_ms": -7}],
         "next": None,
     }
 
@@ -122,7 +125,7 @@ def test_raw_rows_keep_duplicates_and_say_their_position_page_by_page(api: Any) 
         if page["next"] is None:
             break
         cursor = {"cursor": page["next"]}
-    assert points == [[ts, value, 9] for ts, value in POINTS]
+    assert points == [[ts, value, 1, T + 50] for ts, value in POINTS]
 
 
 def test_buckets_cut_the_range_into_equal_parts(api: Any) -> None:
@@ -145,8 +148,8 @@ def test_the_newest_values_come_from_the_shadow(api: Any) -> None:
 
 
 def test_a_property_without_data_has_no_points(api: Any) -> None:
-    assert api.get("s1/power", from_=0, to=1).json() == {"points": [], "gaps": [], "next": None}
-    assert api.get("s1/power", from_=5, to=1, buckets=3).json() == {"buckets": [], "gaps": []}
+    assert api.get("s1/power", from_=0, to=1).json() == {"points": [], "gaps": [], "clock": [], "next": None}
+    assert api.get("s1/power", from_=5, to=1, buckets=3).json() == {"buckets": [], "gaps": [], "clock": []}
 
 
 @pytest.mark.parametrize("path", ["s2/power", "s1/colour", "s2"])

@@ -40,7 +40,7 @@ class SlowOutbox(FakeOutbox):
         self.refusals = self.waiting = 0
         self.stored_marks: list[tuple[Lane, dict[str, bytes]]] = []
 
-    async def append(self, lane: Lane, body: bytes, readings: int, marks: Mapping[str, bytes] | None = None) -> int:
+    async def append(self, lane: Lane, body: bytes, readings: int, marks: Mapping[str, bytes] | None = None, period: int = 0) -> int:
         self.waiting += 1
         await self.allowed.wait()
         self.waiting -= 1
@@ -48,7 +48,7 @@ class SlowOutbox(FakeOutbox):
             self.refusals -= 1
             raise OutboxUnavailable("disk full")
         self.stored_marks.append((lane, dict(marks or {})))
-        return await FakeOutbox.append(self, lane, body, readings, marks)
+        return await FakeOutbox.append(self, lane, body, readings, marks, period)
 
 
 @asynccontextmanager

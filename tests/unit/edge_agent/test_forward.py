@@ -27,6 +27,7 @@ class Rig:
     def __init__(self, window: int = 4, meet_s: float = 60.0) -> None:
         self.outbox, self.cloud, self.clock = FakeOutbox(), FakeCloud(), FakeClock()
         self.commands: list[Command] = []
+        self.times: list[tuple[int, int]] = []
         self.linked: list[bool] = []
         self.forwarder = Forwarder(
             self.outbox,
@@ -36,10 +37,14 @@ class Rig:
             window=window,
             obey=self.commands.append,
             linked=self.linked.append,
+            told_time=self.told,
             meet_s=meet_s,
         )
         self.meets = True
         self.cloud.on_publish = self.published
+
+    async def told(self, cloud_ms: int, give_or_take_ms: int) -> None:
+        self.times.append((cloud_ms, give_or_take_ms))
 
     def published(self, channel: EdgeChannel, payload: bytes) -> None:
         if channel is EdgeChannel.UP_EXCHANGE and self.meets:

@@ -141,3 +141,18 @@ def test_an_exchange_that_was_cut_short_is_made_good(whole: bytes, tmp_path: Pat
     assert judge(file) == (FRAMES * READINGS, 0)
     assert not fresh.exists()
     file.close()
+
+
+def test_a_flipped_bit_in_a_row_s_own_count_does_not_falsify_the_account(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "b.db"
+    path.write_bytes(whole)
+    db = apsw.Connection(str(path))
+    db.execute("update frame set readings = readings + 1048576 where id in (select id from frame limit 1 offset 100)")
+    db.close()
+    file = opened(path)
+    held = file.state.lanes[Lane.LIVE]
+    assert held.collected == FRAMES * READINGS
+    assert held.in_gaps == READINGS, "the row is not believed"
+    assert held.collected == held.in_gaps + held.delivered + held.readings
+    assert len(read_all(file)) == FRAMES
+    file.close()

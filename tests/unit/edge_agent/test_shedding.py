@@ -241,12 +241,22 @@ def test_a_drained_buffer_gives_its_space_back_to_the_file_system(tmp_path: Path
     assert path.stat().st_size < full // 2
 
 
+ADDED = [
+    ("frame", "age_s"),
+    ("frame", "thinned"),
+    ("lane", "appended_bytes"),
+    ("lane", "delivered_bytes"),
+    ("frame", "period"),
+    ("frame", "head"),
+]
+
+
 def test_a_file_of_the_first_format_is_taken_over_with_what_it_holds(tmp_path: Path) -> None:
     path = tmp_path / "b.db"
     with opened(path, 100) as file:
         append(file, Lane.LIVE, 1)
         file.begin()
-        for table, column in (("frame", "age_s"), ("frame", "thinned"), ("lane", "appended_bytes"), ("lane", "delivered_bytes")):
+        for table, column in ADDED:
             file._db.execute(f"alter table {table} drop column {column}")
         file._db.execute("pragma user_version = 1")
         file._db.execute("commit")
