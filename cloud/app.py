@@ -51,7 +51,7 @@ def run_role(role: str, settings: Settings, listener: socket.socket | None = Non
 async def run_core(settings: Settings, listener: socket.socket | None) -> None:
     """The owner of the telemetry store, and the API."""
     from cloud.access.service import AccessDownlink
-    from cloud.devices.worker import AccessLease, RegistryEvents
+    from cloud.devices.worker import AccessLease, Redelivery, RegistryEvents
     from cloud.telemetry.duckdb_store import DuckDbStore, Limits
     from cloud.telemetry.service import History
     from cloud.telemetry.worker import StoreWorker
@@ -94,6 +94,14 @@ async def run_core(settings: Settings, listener: socket.socket | None) -> None:
 
         state = app.state
         pages.install(app, Sessions(database, state.vault), Live(database, state.history, bus, state.checks, lease))
+        redelivery = Redelivery(database, state.downlink)
+        redelivering = asyncio.create_task(redelivery.run(), name="redelivery")
+
+        async def end_redelivery() -> None:
+            redelivery.stop()
+            await redelivering
+
+        stack.push_async_callback(end_redelivery)
         server = _api_server(app)
         serving = asyncio.create_task(server.serve([listener or listen(settings.host, settings.api_port)]), name="api")
         await _until_stopped(serving, stop, end=partial(setattr, server, "should_exit", True))

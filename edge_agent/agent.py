@@ -62,7 +62,12 @@ class Agent:
         forwarding = asyncio.create_task(self._forward(), name="forward")
         side = [
             asyncio.create_task(stage(), name=name)
-            for name, stage in (("presence", self.presence.run), ("obey", self._expire), ("status", self._report))
+            for name, stage in (
+                ("presence", self.presence.run),
+                ("obey", self.obey.run),
+                ("expire", self._expire),
+                ("status", self._report),
+            )
         ]
         if self.refine is not None:
             side.append(asyncio.create_task(self.refine.run(), name="refine"))

@@ -81,7 +81,7 @@ async def compose(settings: Settings, scorer: Scorer | None = None) -> Agent:
     # down: commands
     routes: dict[DeviceKey, Route] = {}
     answered = {key: value for key, value in marks.items() if key.startswith(obeying.MARK_PREFIX)}
-    obey = Obey(models, routes, collector, clock, answered)
+    obey = Obey(models, routes, collector, clock, answered, outbox.remember)
 
     # southbound
     connectors = []

@@ -3,10 +3,10 @@
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud.devices.model import Command, Device, Route
+from cloud.devices.model import COMMAND_TTL_MS, LONGEST_COMMAND_S, Command, CommandState, Device, Route
 from cloud.devices.ports import Changes, Downlink, Sessions
 from cloud.devices.registry import (
     create_command,
@@ -95,7 +95,7 @@ class CommandView(BaseModel):
     device_name: str
     method: str
     params: Any
-    state: Annotated[str, Field(description="sent, completed, failed or expired.")]
+    state: Annotated[str, Field(description="queued (its gateway is away), sent, completed, failed or expired.")]
     created: int
     expires: int
     finished: int | None
@@ -182,10 +182,29 @@ async def change(request: Request, caller: Caller, product_key: str, device_name
 
 
 @router.post("/v1/devices/{product_key}/{device_name}/properties", status_code=202, operation_id="set_properties")
-async def set_properties(request: Request, caller: Caller, product_key: str, device_name: str, body: dict[str, Any]) -> CommandAccepted:
-    """Ask an online device to take these property values (identifier -> value); read the outcome at /v1/commands/{command_id}."""
+async def set_properties(
+    request: Request,
+    caller: Caller,
+    product_key: str,
+    device_name: str,
+    body: dict[str, Any],
+    expires_in_s: Annotated[
+        int | None,
+        Query(
+            ge=1,
+            le=LONGEST_COMMAND_S,
+            description="How long the command may wait for its end. Given, a device behind a gateway that is away can be asked too.",
+        ),
+    ] = None,
+) -> CommandAccepted:
+    """Ask a device to take these property values (identifier -> value); read the outcome at /v1/commands/{command_id}.
+
+    Through a gateway it is carried out at most once, and survives restarts of both sides until it expires.
+    """
     downlink: Downlink = request.app.state.downlink
-    route, command = await asyncio.to_thread(_prepare, request, caller, product_key, device_name, body)
+    route, command = await asyncio.to_thread(_prepare, request, caller, product_key, device_name, body, expires_in_s)
+    if command.state == CommandState.QUEUED:
+        return CommandAccepted(command_id=command.command_id)
     try:
         left = await downlink.deliver_command(
             route.key, route.gateway, command.command_id, command.method, command.params, command.expires_ms
@@ -203,7 +222,9 @@ async def set_properties(request: Request, caller: Caller, product_key: str, dev
     return CommandAccepted(command_id=command.command_id)
 
 
-def _prepare(request: Request, caller: Principal, product_key: str, device_name: str, values: dict[str, Any]) -> tuple[Route, Command]:
+def _prepare(
+    request: Request, caller: Principal, product_key: str, device_name: str, values: dict[str, Any], expires_in_s: int | None
+) -> tuple[Route, Command]:
     database: Database = request.app.state.database
     sessions: Sessions = request.app.state.sessions
     with database.unit_of_work(caller.tenant_id) as work:
@@ -214,10 +235,13 @@ def _prepare(request: Request, caller: Principal, product_key: str, device_name:
         if not values:
             raise Refused(Reason.BAD_ENVELOPE, "The body must map at least one property identifier to a value.")
         params = product.thing_model.coerce_set(values)
-        route = find_route(work, device, lease_held=sessions.lease_held())
+        route, state = find_route(work, device, lease_held=sessions.lease_held()), CommandState.SENT
+        if route is None and expires_in_s is not None:
+            route, state = find_route(work, device, lease_held=sessions.lease_held(), away=True), CommandState.QUEUED
         if route is None:
             raise _offline(product_key, device_name)
-        command = create_command(work, route, SET_METHOD, params)
+        ttl_ms = COMMAND_TTL_MS if expires_in_s is None else 1000 * expires_in_s
+        command = create_command(work, route, SET_METHOD, params, ttl_ms=ttl_ms, state=state)
         work.commit()
     return route, command
 

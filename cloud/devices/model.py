@@ -14,6 +14,7 @@ _DEVICE_NAME = re.compile(r"[A-Za-z0-9_@.:-]{1,64}")
 
 # A reply later than this finds its command expired.
 COMMAND_TTL_MS = 60_000
+LONGEST_COMMAND_S = 7 * 86_400
 # Access renews its lease every 2 s; sessions without a lease are not believed to be open.
 LEASE_MS = 10_000
 
@@ -111,10 +112,26 @@ class Command:
 
 
 class CommandState(enum.StrEnum):
+    """`queued` waits for its gateway to come back; `sent` was handed to a session, or may have been."""
+
+    QUEUED = "queued"
     SENT = "sent"
     COMPLETED = "completed"
     FAILED = "failed"
     EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """A command on its way through a gateway that has not answered: it may be handed over again, the gateway carries it out once."""
+
+    tenant_id: int
+    command_id: str
+    target: tuple[str, str]
+    gateway: tuple[str, str]
+    method: str
+    params: Any
+    expires_ms: int
 
 
 class RegistryChange(msgspec.Struct, frozen=True):
@@ -136,11 +153,11 @@ def secret_context(product_key: str, device_name: str) -> str:
 
 
 def state_at(state: str, expires_ms: int, now_ms: int) -> CommandState:
-    """A command that was sent and not answered in time is expired.
+    """A command that was not answered in time is expired.
 
     >>> state_at("sent", expires_ms=100, now_ms=101)
     <CommandState.EXPIRED: 'expired'>
     """
-    if state == CommandState.SENT and now_ms > expires_ms:
+    if state in (CommandState.QUEUED, CommandState.SENT) and now_ms > expires_ms:
         return CommandState.EXPIRED
     return CommandState(state)

@@ -15,6 +15,7 @@ from cloud.devices.model import (
     CommandState,
     Device,
     Route,
+    Undelivered,
     check_device_name,
     secret_context,
     state_at,
@@ -153,20 +154,26 @@ def set_enabled(work: UnitOfWork, product_key: str, device_name: str, enabled: b
     return bool(work.session.execute(change).rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
 
 
-def find_route(work: UnitOfWork, device: Device, *, lease_held: bool) -> Route | None:
-    """The way to a device that can be reached now: its own session, else the gateway of its site; None when there is none."""
+def find_route(work: UnitOfWork, device: Device, *, lease_held: bool, away: bool = False) -> Route | None:
+    """The way to a device that can be reached now: its own session, else the gateway of its site; None when there is none.
+
+    With `away` also a gateway that is not connected now.
+    """
     key = (device.product_key, device.device_name)
     if device.online and device.via is None:
         return Route(device.device_id, key)
-    if not lease_held or (device.via is not None and not device.online) or device.product_key == GATEWAY:
+    unreachable = not lease_held or (device.via is not None and not device.online)
+    if (unreachable and not away) or device.product_key == GATEWAY:
         return None
     query = (
         select(_Gateway)
         .join(DeviceRow, DeviceRow.site_id == _Gateway.site_id)
-        .join(_GatewayPresence, _GatewayPresence.device_id == _Gateway.id)
-        .where(DeviceRow.id == device.device_id, _Gateway.product_key == GATEWAY, _Gateway.enabled, _GatewayPresence.online)
+        .outerjoin(_GatewayPresence, _GatewayPresence.device_id == _Gateway.id)
+        .where(DeviceRow.id == device.device_id, _Gateway.product_key == GATEWAY, _Gateway.enabled)
         .order_by(_Gateway.id)
     )
+    if not away:
+        query = query.where(_GatewayPresence.online)
     gateways = [(row.id, (row.product_key, row.device_name)) for row in work.session.scalars(query)]
     if not gateways:
         return None
@@ -174,7 +181,9 @@ def find_route(work: UnitOfWork, device: Device, *, lease_held: bool) -> Route |
     return Route(device.device_id, key, gateway_id, gateway)
 
 
-def create_command(work: UnitOfWork, route: Route, method: str, params: object) -> Command:
+def create_command(
+    work: UnitOfWork, route: Route, method: str, params: object, *, ttl_ms: int = COMMAND_TTL_MS, state: CommandState = CommandState.SENT
+) -> Command:
     """Note a command as sent, before it is: an answer must find it."""
     now = now_ms()
     row = CommandRow(
@@ -182,9 +191,9 @@ def create_command(work: UnitOfWork, route: Route, method: str, params: object) 
         via=route.gateway_id,
         method=method,
         params=msgspec.json.encode(params).decode(),
-        state=str(CommandState.SENT),
+        state=str(state),
         created_ms=now,
-        expires_ms=now + COMMAND_TTL_MS,
+        expires_ms=now + ttl_ms,
     )
     work.session.add(row)
     work.session.flush()
@@ -196,6 +205,42 @@ def fail_command(work: UnitOfWork, command_id: str) -> None:
     """The command did not leave."""
     change = update(CommandRow).where(CommandRow.id == int(command_id), CommandRow.state == CommandState.SENT)
     work.session.execute(change.values(state=str(CommandState.FAILED), finished_ms=now_ms()))
+
+
+def undelivered(work: UnitOfWork, created_before_ms: int, limit: int) -> list[Undelivered]:
+    """Commands through connected gateways that are neither answered nor expired, the oldest first."""
+    query = (
+        select(CommandRow, DeviceRow, _Gateway)
+        .join(DeviceRow, DeviceRow.id == CommandRow.device_id)
+        .join(_Gateway, _Gateway.id == CommandRow.via)
+        .join(_GatewayPresence, _GatewayPresence.device_id == _Gateway.id)
+        .where(
+            CommandRow.state.in_((CommandState.QUEUED, CommandState.SENT)),
+            CommandRow.expires_ms > now_ms(),
+            CommandRow.created_ms < created_before_ms,
+            _GatewayPresence.online,
+        )
+        .order_by(CommandRow.id)
+        .limit(limit)
+    )
+    return [
+        Undelivered(
+            row.tenant_id,
+            str(row.id),
+            (device.product_key, device.device_name),
+            (gateway.product_key, gateway.device_name),
+            row.method,
+            msgspec.json.decode(row.params),
+            row.expires_ms,
+        )
+        for row, device, gateway in work.session.execute(query)
+    ]
+
+
+def command_left(work: UnitOfWork, command_id: str) -> None:
+    """A queued command was handed to its gateway's session."""
+    change = update(CommandRow).where(CommandRow.id == int(command_id), CommandRow.state == CommandState.QUEUED)
+    work.session.execute(change.values(state=str(CommandState.SENT)))
 
 
 def find_command(work: UnitOfWork, command_id: str) -> Command | None:

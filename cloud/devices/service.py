@@ -138,7 +138,7 @@ def complete_commands(session: Session, replies: Iterable[CommandReply]) -> None
             update(CommandRow)
             .where(
                 CommandRow.id == int(reply.command_id),
-                CommandRow.state == CommandState.SENT,
+                CommandRow.state.in_((CommandState.SENT, CommandState.QUEUED)),
                 or_(CommandRow.device_id == reply.from_device, CommandRow.via == reply.from_device),
             )
             .values(state=str(state), code=reply.code, reply=msgspec.json.encode(reply.data).decode(), finished_ms=reply.time_ms)

@@ -10,10 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from cloud.app import build_api
 from cloud.devices.model import CommandReply, PresenceChange
 from cloud.devices.service import apply_presence, apply_reported, complete_commands, device_facts
+from cloud.devices.tables import CommandRow
+from cloud.devices.worker import Redelivery
 from cloud.foundation.bus import BusAway, NobodyAnswers
 from cloud.foundation.db import Database
 from cloud.foundation.health import ask_role, serve_health
@@ -233,6 +236,42 @@ async def test_a_property_set_that_the_thing_model_forbids_names_the_identifier(
     ):
         assert named in problem(await rig.one.post(path, json=body), 422, kind)["detail"]
     assert rig.downlink.sent == []
+
+
+async def test_a_command_for_a_gateway_that_is_away_waits_for_it_and_is_handed_over_until_it_ends(rig: Rig) -> None:
+    product_key = await rig.product(rig.one)
+    device = await rig.device(rig.one, product_key, "stove-1", "line-1")
+    gateway = await rig.device(rig.one, "gateway", "gw-1", "line-1")
+    path = f"/v1/devices/{product_key}/stove-1/properties"
+    assert (await rig.one.post(path, json={"Level": 2})).status_code == 409
+    command_id = (await rig.one.post(path, json={"Level": 2}, params={"expires_in_s": 3600})).json()["command_id"]
+    short = (await rig.one.post(path, json={"Level": 3}, params={"expires_in_s": 1})).json()["command_id"]
+
+    async def state(of: str) -> str:
+        return str((await rig.one.get(f"/v1/commands/{of}")).json()["state"])
+
+    assert await state(command_id) == "queued"
+    seconds = 0.0
+    redelivery = Redelivery(rig.database, rig.downlink, now_s=lambda: seconds)
+    with rig.database.system() as work:  # a while ago
+        work.session.execute(update(CommandRow).values(created_ms=CommandRow.created_ms - 60_000))
+        work.session.execute(update(CommandRow).where(CommandRow.id == int(short)).values(expires_ms=1))
+        work.commit()
+    assert await redelivery.turn() == 0, "nobody to hand it to"
+    rig.online(gateway)
+    assert await redelivery.turn() == 1
+    assert rig.downlink.sent == [((product_key, "stove-1"), ("gateway", "gw-1"), command_id, {"Level": 2})]
+    assert (await state(command_id), await state(short)) == ("sent", "expired")
+    assert await redelivery.turn() == 0, "it waits for an answer first"
+    seconds = 11.0
+    assert await redelivery.turn() == 1, "and then asks again: the gateway carries it out once"
+    with rig.database.system() as work:
+        complete_commands(work.session, [CommandReply(command_id, gateway, 200, {}, 5000)])
+        work.commit()
+    seconds = 22.0
+    assert await redelivery.turn() == 0
+    assert await state(command_id) == "completed"
+    assert device
 
 
 async def test_a_command_that_did_not_leave_is_failed_and_one_of_unknown_fate_is_still_open(rig: Rig) -> None:
