@@ -9,7 +9,7 @@ import http.client
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -35,8 +35,8 @@ READY_S = 60.0
 ENDS_S = {"access": 4.5, "core": 3.0, "ingest": 3.0, "nats": 1.5}
 
 
-def run_role(role: str, settings: Settings, listener: socket.socket | None = None) -> None:
-    """Be one role until SIGTERM. `listener` is a listening socket handed over by the supervisor; without it the role opens its own.
+def run_role(role: str, settings: Settings, listeners: Sequence[socket.socket] = ()) -> None:
+    """Be one role until SIGTERM. `listeners` are listening sockets handed over by the supervisor; without them the role opens its own.
 
     Raises Refused (configuration), TryAgain (NATS or the database stayed away).
     """
@@ -45,10 +45,10 @@ def run_role(role: str, settings: Settings, listener: socket.socket | None = Non
     logs.configure(role, settings.log_level)
     crashpoint.arm(settings.crash_dir)
     runners = {"core": run_core, "access": run_access, "ingest": run_ingest}
-    uvloop.run(runners[role](settings, listener))
+    uvloop.run(runners[role](settings, listeners))
 
 
-async def run_core(settings: Settings, listener: socket.socket | None) -> None:
+async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> None:
     """The owner of the telemetry store, and the API."""
     from cloud.access.service import AccessDownlink
     from cloud.devices.worker import AccessLease, Redelivery, RegistryEvents
@@ -103,14 +103,15 @@ async def run_core(settings: Settings, listener: socket.socket | None) -> None:
 
         stack.push_async_callback(end_redelivery)
         server = _api_server(app)
-        serving = asyncio.create_task(server.serve([listener or listen(settings.host, settings.api_port)]), name="api")
+        serving = asyncio.create_task(server.serve([*listeners] or [listen(settings.host, settings.api_port)]), name="api")
         await _until_stopped(serving, stop, end=partial(setattr, server, "should_exit", True))
 
 
-async def run_access(settings: Settings, listener: socket.socket | None) -> None:
+async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> None:
     """The front door for devices."""
-    from cloud.access.worker import serve
+    from cloud.access.worker import Tls, serve
     from cloud.devices.service import credentials_for, tenants_concerned
+    from cloud.foundation.authority import Authority
     from protocols.mqtt.lobby import Bounds
 
     stop = stop_on_signal()
@@ -121,8 +122,16 @@ async def run_access(settings: Settings, listener: socket.socket | None) -> None
         stack.push_async_callback(bus.close)
         metrics, ready = Metrics(), asyncio.Event()
         await serve_health(bus, "access", metrics, partial(_check_event, ready))
+        tls = None
+        if settings.mqtts_port is not None:
+            authority = Authority(settings.tls_dir)
+            renew = partial(authority.ensure_server, settings.names, settings.tls_days)
+            renew()
+            door = listeners[1] if len(listeners) > 1 else listen(settings.host, settings.mqtts_port)
+            tls = Tls(door, authority.context(), renew, authority.load_into)
         serving = serve(
-            listener=listener or listen(settings.host, settings.mqtt_port),
+            listener=listeners[0] if listeners else listen(settings.host, settings.mqtt_port),
+            tls=tls,
             bus=bus,
             credentials=partial(credentials_for, database, Vault.from_file(settings.secret_key_file)),
             tenants=partial(tenants_concerned, database),
@@ -140,7 +149,7 @@ async def run_access(settings: Settings, listener: socket.socket | None) -> None
         await _until_stopped(asyncio.create_task(serving, name="access"), stop)
 
 
-async def run_ingest(settings: Settings, _listener: socket.socket | None) -> None:
+async def run_ingest(settings: Settings, _listeners: Sequence[socket.socket]) -> None:
     """Decodes what devices sent and commits it, to the store and to the metadata."""
     from cloud.ingest.worker import serve
 
@@ -271,6 +280,7 @@ class Ready:
     """Where the platform can be reached. `admin_key` is there on the very first start only."""
 
     mqtt_port: int
+    mqtts_port: int | None
     api_url: str
     admin_key: str | None
 
@@ -313,18 +323,21 @@ async def run_up(settings: Settings, announce: Callable[[Ready], None]) -> None:
         lock(settings.run_dir / "lock"),
         listen(settings.host, settings.mqtt_port) as mqtt,
         listen(settings.host, settings.api_port) as api,
+        contextlib.ExitStack() as more,
     ):
+        mqtts = None if settings.mqtts_port is None else more.enter_context(listen(settings.host, settings.mqtts_port))
         api_port = api.getsockname()[1]
         supervisor = Supervisor(settings.run_dir)
         try:
             admin_key = await asyncio.to_thread(prepare_directory, settings)
             if settings.nats_url is None:
                 await _start_nats(supervisor, settings)
-            supervisor.start(_role_spec("core", settings, api))
-            supervisor.start(_role_spec("access", settings, mqtt))
-            supervisor.start(_role_spec("ingest", settings, None))
+            supervisor.start(_role_spec("core", settings, (api,)))
+            supervisor.start(_role_spec("access", settings, (mqtt,) if mqtts is None else (mqtt, mqtts)))
+            supervisor.start(_role_spec("ingest", settings, ()))
             if await _until_ready(supervisor, settings.host, api_port, stop):
-                announce(Ready(mqtt.getsockname()[1], f"http://{_reachable(settings.host)}:{api_port}", admin_key))
+                tls_port = None if mqtts is None else mqtts.getsockname()[1]
+                announce(Ready(mqtt.getsockname()[1], tls_port, f"http://{_reachable(settings.host)}:{api_port}", admin_key))
                 await stop.wait()
         finally:
             # Devices first, then who works for them, the bus last: what was acknowledged is on its way or on disk.
@@ -340,11 +353,12 @@ async def _start_nats(supervisor: Supervisor, settings: Settings) -> None:
     settings.nats_address_file.write_text(f"nats://127.0.0.1:{port}\n")
 
 
-def _role_spec(role: str, settings: Settings, listener: socket.socket | None) -> ChildSpec:
+def _role_spec(role: str, settings: Settings, listeners: Sequence[socket.socket]) -> ChildSpec:
     command = [sys.executable, "-m", "cloud", "run", role, "--data", str(settings.dir)]
-    if listener is None:
-        return ChildSpec(role, command, ends_s=ENDS_S[role])
-    return ChildSpec(role, [*command, "--listener-fd", str(listener.fileno())], (listener.fileno(),), ends_s=ENDS_S[role])
+    for option, listener in zip(("--listener-fd", "--tls-listener-fd"), listeners, strict=False):
+        command += [option, str(listener.fileno())]
+    environment = {"HEARTHLINE_MQTTS_PORT": "0"} if len(listeners) > 1 else {}
+    return ChildSpec(role, command, tuple(listener.fileno() for listener in listeners), ends_s=ENDS_S[role], env=environment)
 
 
 async def _until_ready(supervisor: Supervisor, host: str, api_port: int, stop: asyncio.Event) -> bool:

@@ -20,6 +20,13 @@ class Settings(BaseSettings):
     dir: Annotated[Path, Field(description="Data directory: databases, streams, secrets.")] = Path("hearthline-data")
     host: Annotated[str, Field(description="Address the MQTT and API ports listen on.")] = "127.0.0.1"
     mqtt_port: Annotated[int, Field(ge=0, le=65535, description="0 takes any free port.")] = 1883
+    mqtts_port: Annotated[
+        int | None, Field(ge=0, le=65535, description="Port for MQTT over TLS, beside the plain one; none when unset.")
+    ] = None
+    tls_names: Annotated[str, Field(description="Host names and addresses that gateways call us by, separated by commas.")] = (
+        "localhost,127.0.0.1"
+    )
+    tls_days: Annotated[float, Field(gt=0, le=825, description="Life of the server's certificate; it is renewed after two thirds.")] = 90
     mqtt_connections: Annotated[
         int, Field(ge=1, description="Open device connections; beyond, the oldest that was not let in is closed, else the new one.")
     ] = Bounds().connections
@@ -71,6 +78,15 @@ class Settings(BaseSettings):
     @property
     def secret_key_file(self) -> Path:
         return self.dir / "secret.key"
+
+    @property
+    def tls_dir(self) -> Path:
+        return self.dir / "tls"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`tls_names` one by one."""
+        return tuple(name for name in (part.strip() for part in self.tls_names.split(",")) if name)
 
     @property
     def nats_token_file(self) -> Path:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from pathlib import Path
 
 from edge_agent.documents.registry import DeviceRegistry
 from edge_agent.documents.status import write_status
-from edge_agent.domain.backoff import Backoff
 from edge_agent.domain.clock import AgentClock
 from edge_agent.pipeline.collect import Collector
 from edge_agent.pipeline.forward import Forwarder
@@ -31,7 +31,6 @@ READING_S = 1.0  # of a drain: for connectors to let go
 FLUSH_S = 4.0  # of a drain: make everything durable
 SEND_S = 3.0  # of a drain: give the cloud what it takes
 STATUS_S = 1.0
-LINK_POLICY = RestartPolicy(Backoff(first_s=0.5, ceiling_s=5.0), tries=None)
 
 
 @dataclass(slots=True)
@@ -50,6 +49,8 @@ class Agent:
     refine: Refine | None
     front_door: FrontDoor | None
     listen: tuple[str, int] | None
+    link_policy: RestartPolicy
+    start_spread_s: float = 0.0
     pace: Pace = field(default_factory=Pace)
     started_ms: int = 0
     ready: Callable[[], None] = field(default=lambda: None)
@@ -132,7 +133,8 @@ class Agent:
             await asyncio.sleep(0.02)
 
     async def _forward(self) -> None:
-        await supervise("forward", self.forwarder.run, LINK_POLICY, now=self.clock.monotonic, sleep=asyncio.sleep)
+        await asyncio.sleep(random.uniform(0.0, self.start_spread_s))  # noqa: S311 - no secret
+        await supervise("forward", self.forwarder.run, self.link_policy, now=self.clock.monotonic, sleep=asyncio.sleep)
 
     async def _expire(self) -> None:
         while True:

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from edge_agent.agent import CLEAN, Agent
 from edge_agent.buffer.outbox import SqliteOutbox
 from edge_agent.documents.registry import DeviceNote, DeviceRegistry
+from edge_agent.domain.backoff import Backoff
 from edge_agent.domain.batch import Shape
 from edge_agent.domain.clock import MARK_PREFIX as CLOCK_MARKS
 from edge_agent.domain.clock import AgentClock, Machine
 from edge_agent.domain.crashpoint import arm_crash_points
 from edge_agent.domain.sampling import LastRow
 from edge_agent.domain.seen import SeenRing
+from edge_agent.domain.window import Bandwidth, SendWindow
 from edge_agent.inference.process import WorkerProcess
 from edge_agent.northbound.link import MqttUplink
 from edge_agent.pipeline import obey as obeying
@@ -25,6 +27,7 @@ from edge_agent.southbound.appliance import Appliance
 from edge_agent.southbound.catalogue import CONNECTORS
 from edge_agent.southbound.modbus import MARK_PREFIX
 from edge_agent.southbound.mqtt import SOURCE, FrontDoor
+from edge_agent.supervise import RestartPolicy
 from protocols.edgelink.lanes import Lane
 
 BUFFER = "buffer.db"
@@ -106,6 +109,8 @@ async def compose(settings: Settings, scorer: Scorer | None = None) -> Agent:
         gateway.secret,
         keepalive_s=uplink.keepalive_s,
         window=uplink.window,
+        tls=uplink.tls,
+        ca_file=uplink.ca_file,
     )
 
     async def told_time(cloud_ms: int, give_or_take_ms: int) -> None:
@@ -117,12 +122,19 @@ async def compose(settings: Settings, scorer: Scorer | None = None) -> Agent:
         link,
         clock,
         gateway=(gateway.product_key, gateway.device_name),
-        window=uplink.window,
+        window=SendWindow(uplink.window),
+        bandwidth=Bandwidth(uplink.bytes_per_s),
+        bulk_hours=uplink.bulk_hours,
         obey=obey.handle,
         linked=presence.linked,
         told_time=told_time,
     )
-    return Agent(settings.data_dir, clock, outbox, collector, forwarder, obey, presence, registry, connectors, refine, front_door, listen)
+    link_policy = RestartPolicy(Backoff(first_s=0.5, ceiling_s=float(uplink.reconnect_max_s), jitter=1.0), tries=None)
+    spread_s = float(uplink.start_spread_s) if clock.machine_started_just_now() else 0.0  # a whole site has power again
+    return Agent(
+        settings.data_dir, clock, outbox, collector, forwarder, obey, presence, registry, connectors, refine, front_door, listen,
+        link_policy, spread_s,
+    )  # fmt: skip
 
 
 def _plan(model: Model, settings: Settings) -> Plan:

@@ -86,6 +86,14 @@ class Section:
             raise refuse(self.key(name), f"must be a finite number, not {value!r}")
         return float(value)
 
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.take(name, default)
+        if isinstance(value, str) and value.lower() in ("true", "false"):  # from the environment
+            return value.lower() == "true"
+        if not isinstance(value, bool):
+            raise refuse(self.key(name), f"must be true or false, not {value!r}")
+        return value
+
     def choice(self, name: str, allowed: tuple[str, ...], default: Any = _REQUIRED) -> Any:
         value = self.take(name, default)
         if value not in allowed:

@@ -6,6 +6,8 @@ points of tests.
 """
 
 import os
+import re
+import ssl
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from edge_agent.domain.clock import Trust
 from edge_agent.domain.quotas import LanePolicy, Overflow, Quotas, default_policy
+from edge_agent.domain.window import DailyHours
 from edge_agent.sections import NAME_LIMIT, Section, read_private, read_toml, refuse
 from edge_agent.southbound.catalogue import CONNECTORS
 from edge_agent.southbound.plan import FRONT_DOOR_BOUNDS, ModbusPlan, NamedPoint
@@ -43,6 +46,12 @@ class Uplink:
     port: int
     keepalive_s: int
     window: int
+    ca_file: Path | None
+    tls: bool
+    bytes_per_s: float
+    bulk_hours: DailyHours
+    start_spread_s: int
+    reconnect_max_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,11 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
         section.integer("port", 1883, low=1, high=65535),
         section.integer("keepalive_s", 30, low=2, high=1200),
         section.integer("window", 16, low=1, high=1024),
+        *_tls(section, home),
+        section.integer("bandwidth_kbit_s", 0, low=0, high=10_000_000) * 125.0,
+        DailyHours(_minute(section, "bulk_from", "00:00"), _minute(section, "bulk_to", "24:00")),
+        section.integer("start_spread_s", 30, low=0, high=3_600),
+        section.integer("reconnect_max_s", 30, low=1, high=3_600),
     )
     section.finish()
 
@@ -161,6 +175,32 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
         path.resolve(), data_dir, gateway, uplink, front_door, buffer, devices, connectors, inference, models,
         Path(crash_dir) if crash_dir else None, trust,
     )  # fmt: skip
+
+
+def _tls(section: Section, home: Path) -> tuple[Path | None, bool]:
+    name = section.optional("ca_file")
+    tls = section.flag("tls", name is not None)
+    if name is None:
+        return None, tls
+    file = home / name
+    try:
+        ssl.create_default_context(cafile=str(file))
+    except (OSError, ssl.SSLError) as problem:
+        hint = "give the file that `hearthline ca export` printed"
+        raise refuse(section.key("ca_file"), f"{file} holds no CA certificate ({problem}); {hint}") from problem
+    if not tls:
+        raise refuse(section.key("tls"), "is false, and ca_file is given: take one of them out")
+    return file, tls
+
+
+def _minute(section: Section, key: str, usual: str) -> int:
+    """A time of day as minutes."""
+    text = section.text(key, usual)
+    found = re.fullmatch(r"([01]\d|2[0-4]):([0-5]\d)", text)
+    minute = 60 * int(found[1]) + int(found[2]) if found else None
+    if minute is None or minute > 24 * 60:
+        raise refuse(section.key(key), f'must be a time of day like "22:00", not {text!r}')
+    return minute
 
 
 def _quotas(section: Section) -> Quotas:

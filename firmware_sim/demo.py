@@ -387,7 +387,7 @@ def _write_gateway(scene: Scene, secret: str, uplink: int) -> None:
     parts = [
         toml("", {"data_dir": "data"}),
         toml("[gateway]", {"product_key": "gateway", "device_name": GATEWAY, "secret_file": "gateway.secret"}),
-        toml("[uplink]", {"host": "127.0.0.1", "port": uplink, "keepalive_s": 5}),
+        toml("[uplink]", {"host": "127.0.0.1", "port": uplink, "keepalive_s": 5, "start_spread_s": 0, "reconnect_max_s": 5}),
         toml("[front_door]", {"host": "127.0.0.1", "port": scene.front_door, "secrets_file": "appliances.toml"}),
     ]
     parts += [

@@ -5,10 +5,12 @@ import contextlib
 import resource
 import secrets
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Final
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -44,7 +46,7 @@ from cloud.foundation.bus import Bus, BusAway
 from cloud.foundation.clock import now_ms
 from cloud.foundation.logs import get_logger
 from cloud.foundation.metrics import Metrics
-from protocols.errors import TryAgain
+from protocols.errors import PlatformError, TryAgain
 from protocols.mqtt.lobby import Bounds
 from protocols.mqtt.packets import ReasonCode
 
@@ -57,6 +59,9 @@ OTHER_FILES = 256  # that the process needs beside its connections
 NOTES_S = 1.0  # between looks at what else was refused; what is refused for the first time is noted at once
 REPLAY_S = 4.0  # for a replayed message to get on disk
 LOOKUPS_S = 0.05  # between lookups of whose quarantine it belongs to
+
+HANDSHAKE_S: Final = 20.0
+RENEW_S: Final = 3_600.0
 
 # A device that asked for no keepalive and lost its power is noticed by the kernel, after four minutes.
 _HALF_OPEN = (
@@ -101,9 +106,20 @@ def join_listeners(listener: socket.socket, count: int = LISTENERS) -> list[sock
     return listeners
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """A listener beside the plain one. `renew` makes a new certificate when it is time and says so; `load` puts it into the context."""
+
+    listener: socket.socket
+    context: ssl.SSLContext
+    renew: Callable[[], bool]
+    load: Callable[[ssl.SSLContext], None]
+
+
 async def serve(
     *,
     listener: socket.socket,
+    tls: Tls | None = None,
     bus: Bus,
     credentials: CredentialLookup,
     tenants: TenantLookup,
@@ -142,6 +158,15 @@ async def serve(
             for option, value in _HALF_OPEN:
                 one.setsockopt(*option, value)  # accepted sockets inherit it
             servers.append(await loop.create_server(lambda: Connection(door), sock=one, backlog=BACKLOG))
+        if tls is not None:
+            for option, value in _HALF_OPEN:
+                tls.listener.setsockopt(*option, value)
+            tasks.create_task(_renew(tls), name="access.certificate")
+            servers.append(
+                await loop.create_server(
+                    lambda: Connection(door), sock=tls.listener, backlog=BACKLOG, ssl=tls.context, ssl_handshake_timeout=HANDSHAKE_S
+                )
+            )
         get_logger().info("access.ready", address=listener.getsockname()[:2], instance=instance)
         ready()
         try:
@@ -165,6 +190,18 @@ async def _drain(door: FrontDoor, tenants: TenantLookup) -> None:
             await door.commit.settled()
     for connection in tuple(door.connections):
         connection.flush()
+
+
+async def _renew(tls: Tls) -> None:
+    """Look after the certificate for ever."""
+    while True:
+        try:
+            if await asyncio.to_thread(tls.renew):
+                tls.load(tls.context)
+                get_logger().info("access.certificate_renewed")
+        except (OSError, PlatformError) as error:  # the present one is still good for a third of its life
+            get_logger().error("access.certificate_not_renewed", error=str(error))
+        await asyncio.sleep(RENEW_S)
 
 
 async def _sweep(door: FrontDoor) -> None:

@@ -26,7 +26,17 @@ secret_file = "gateway.secret"  # mode 0600, the device secret that the cloud ga
 host = "{host}"
 port = {port}
 keepalive_s = 30                # a dead link is noticed within one and a half of it
-window = 16                     # frames under way without an acknowledgement
+window = 16                     # frames under way without an acknowledgement, at most; fewer on a thin link
+# ca_file = "ca.pem"            # TLS: what `hearthline ca export` printed; the port is then that of MQTT over TLS
+# tls = true                    # TLS with the system's own certificate authorities, where there is no ca_file
+# bandwidth_kbit_s = 0          # never more than that; 0: no cap
+# bulk_from = "22:00"           # the lane `bulk` leaves in these hours only, local time
+# bulk_to = "06:00"
+# start_spread_s = 30           # after the machine itself was started: the first connect comes within so long, at random
+# reconnect_max_s = 30          # tries after a lost link are at most so far apart
+
+[clock]
+trust = "auto"                  # system: this machine's clock is right; cloud: only the cloud knows; auto: NTP's word, else the cloud's
 
 [front_door]                    # local MQTT for appliances; leave the table out to close it
 host = "127.0.0.1"

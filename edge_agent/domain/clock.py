@@ -23,6 +23,7 @@ AGREES_MS = 1_000
 DRIFT = 1e-4
 """How much an unconfirmed clock may be off without being called wrong: 100 ppm of its run, and `UNSURE_MS`."""
 UNSURE_MS = 60_000
+JUST_NOW_MS = 300_000
 MARK_PREFIX = "clock/"
 FLOOR_MARK = MARK_PREFIX + "floor"
 MOST_PERIODS = 64
@@ -175,6 +176,10 @@ class AgentClock:
         agrees = abs(self.cloud_offset_ms) <= max(AGREES_MS, give_or_take_ms)
         self.quality = ClockQuality.CONFIRMED
         self._known(self._base if agrees else self._base + self.cloud_offset_ms)
+
+    def machine_started_just_now(self) -> bool:
+        """Whether the machine itself runs for a few minutes only."""
+        return self._machine.running_ms() < JUST_NOW_MS
 
     def take_marks(self) -> dict[str, bytes]:
         """What the buffer has to remember since the last call."""

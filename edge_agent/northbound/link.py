@@ -5,8 +5,10 @@ A fresh client for each connection: the buffer owns what is not delivered, paho 
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiomqtt
@@ -90,12 +92,37 @@ class Session:
 class MqttUplink:
     """`Uplink` by host and credentials."""
 
-    def __init__(self, host: str, port: int, product_key: str, device_name: str, secret: str, *, keepalive_s: int, window: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        product_key: str,
+        device_name: str,
+        secret: str,
+        *,
+        keepalive_s: int,
+        window: int,
+        tls: bool = False,
+        ca_file: Path | None = None,
+    ) -> None:
+        """With `tls` the platform has to show a certificate for `host` that `ca_file` (None: the system's CAs) vouches for."""
         self._host, self._port = host, port
+        self._tls, self._ca_file = tls, ca_file
         self._product_key, self._device_name, self._secret = product_key, device_name, secret
         # paho sends a ping after one keepalive of silence and gives up after a second one: a dead link is noticed in 1.5 `keepalive_s`.
         self._keepalive_s = max(1, keepalive_s * 3 // 4)
         self._window = window
+
+    def _context(self) -> ssl.SSLContext | None:
+        """Made anew for each connection: a CA file that was exchanged counts from the next one on. Raises LinkDown."""
+        if not self._tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=None if self._ca_file is None else str(self._ca_file))
+        except (OSError, ssl.SSLError) as problem:
+            raise LinkDown(f"uplink.ca_file: {self._ca_file} cannot be read: {problem}") from problem
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Session]:
@@ -112,6 +139,7 @@ class MqttUplink:
             keepalive=self._keepalive_s,
             timeout=CONNECT_S,
             max_inflight_messages=self._window + 4,  # frames, exchange
+            tls_context=self._context(),
         )
         client.pending_calls_threshold = 1 << 20
         try:

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 
 from edge_agent.domain.clock import Clock
 from edge_agent.domain.crashpoint import crash_point
+from edge_agent.domain.window import ALWAYS, Bandwidth, DailyHours, SendWindow
 from edge_agent.ports import LinkDown, Outbox, Uplink, UplinkSession
 from protocols.edgelink.columns import NO_COLUMNS
 from protocols.edgelink.frame import body_of, decode_body, encode_body
@@ -22,6 +24,8 @@ log = logging.getLogger("edge.forward")
 MEET_S = 3.0  # how long the cloud's watermarks are waited for; without them sending starts at our own
 STALL_S = 15.0  # frames waiting and none committed for so long: ask for the watermarks again
 PATIENCE_S = 600.0  # when that question had no answer: it waits in the cloud behind the frames, so asking often helps nobody
+NOBODY = 1 << 60  # behind every seq there can be
+HOURS_S = 30.0  # how late the hours of `bulk` may begin
 TIME_S = 5.0  # a clock that lost its footing asks again after so long
 READ_AHEAD = 16  # frames read from the buffer at a time
 _CHANGE_FIRST = frozenset((0x90, 0x95, 0x99))  # topic invalid, too large, payload invalid: sending it again changes nothing
@@ -38,7 +42,9 @@ class Forwarder:
         clock: Clock,
         *,
         gateway: tuple[str, str],
-        window: int,
+        window: SendWindow,
+        bandwidth: Bandwidth,
+        bulk_hours: DailyHours,
         obey: Callable[[Command], None],
         linked: Callable[[bool], None],
         told_time: Callable[[int, int], Awaitable[None]],
@@ -47,14 +53,14 @@ class Forwarder:
         self._outbox, self._uplink, self._clock = outbox, uplink, clock
         self._gateway, self._obey, self._linked = gateway, obey, linked
         self._told_time = told_time
-        self._window, self._meet_s = window, meet_s
+        self._window, self._bandwidth, self._bulk_hours, self._meet_s = window, bandwidth, bulk_hours, meet_s
+        self._room = asyncio.Event()
         self._asked_s = (0.0, 0.0)  # when the last exchange left, and when it had arrived
         self._cursor: dict[Lane, int] = {}  # the last seq sent on this connection
         self._ahead: dict[Lane, deque[tuple[int, bytes]]] = {lane: deque() for lane in LANES}
         self._met = asyncio.Event()
         self._rewound = asyncio.Event()
         self._replaced: set[tuple[Lane, int]] = set()
-        self._in_flight = 0
         self._progress_at = 0.0
         self.connected_since_ms: int | None = None
         self.sent = self.refused = self.reconnects = 0
@@ -76,6 +82,7 @@ class Forwarder:
                 self.reconnects += 1
                 log.info("link.up")
                 self._start_over(self._floors())
+                self._window.connected()
                 self._met.clear()
                 self._linked(True)
                 async with asyncio.TaskGroup() as tasks:
@@ -98,12 +105,18 @@ class Forwarder:
 
     async def _send(self, session: UplinkSession, tasks: asyncio.TaskGroup) -> None:
         await self._meet(session)
-        window = asyncio.Semaphore(self._window)
         while True:
-            await window.acquire()
-            lane, seq, frame = await self._pick()
-            self._in_flight += 1
-            tasks.create_task(self._deliver(session, lane, seq, frame, window), name=f"forward-{lane}-{seq}")
+            while not self._window.room():
+                self._room.clear()
+                await self._room.wait()
+            wait_s = self._bandwidth.wait_s(self._clock.monotonic())
+            if wait_s:
+                await asyncio.sleep(wait_s)
+                continue
+            lane, seq, frame = await self._pick()  # last: what is most urgent now
+            self._window.sent(len(frame))
+            self._bandwidth.charge(len(frame))
+            tasks.create_task(self._deliver(session, lane, seq, frame), name=f"forward-{lane}-{seq}")
 
     async def _meet(self, session: UplinkSession) -> None:
         """Exchange watermarks; a cloud that can take frames and not answer yet gets them all the same."""
@@ -126,7 +139,7 @@ class Forwarder:
             state = self._outbox.state()
             for lane in LANES:
                 held = state.lanes[lane]
-                if held.frames == 0 or held.next_seq - 1 <= self._cursor[lane]:
+                if held.frames == 0 or held.next_seq - 1 <= self._cursor[lane] or not self._may_leave(lane):
                     continue
                 ahead = self._ahead[lane]
                 if not ahead:
@@ -147,16 +160,25 @@ class Forwarder:
     async def _more(self) -> None:
         """Wait for a new frame, or for a reason to send old ones again."""
         self._rewound.clear()
-        waits = [asyncio.create_task(self._outbox.arrival(dict(self._cursor))), asyncio.create_task(self._rewound.wait())]
+        after = {lane: seq if self._may_leave(lane) else NOBODY for lane, seq in self._cursor.items()}
+        waits = [asyncio.create_task(self._outbox.arrival(after)), asyncio.create_task(self._rewound.wait())]
         try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=HOURS_S)
         finally:
             for wait in waits:
                 wait.cancel()
         for wait in done:
             wait.result()
 
-    async def _deliver(self, session: UplinkSession, lane: Lane, seq: int, frame: bytes, window: asyncio.Semaphore) -> None:
+    def _may_leave(self, lane: Lane) -> bool:
+        """`bulk` leaves in its hours only, by the gateway's local time."""
+        if lane is not Lane.BULK or self._bulk_hours == ALWAYS:
+            return True
+        local = time.localtime(self._clock.now_ms() / 1000)
+        return self._bulk_hours.holds(60 * local.tm_hour + local.tm_min)
+
+    async def _deliver(self, session: UplinkSession, lane: Lane, seq: int, frame: bytes) -> None:
+        sent_at_s = self._clock.monotonic()
         try:
             reason = await session.publish(EdgeChannel.of_lane(lane), frame)
             crash_point("forward.after_send")
@@ -167,8 +189,8 @@ class Forwarder:
             else:
                 raise LinkDown(f"the cloud refused {lane} {seq}: reason {reason:#04x}")
         finally:
-            self._in_flight -= 1
-            window.release()
+            self._window.acknowledged(len(frame), sent_at_s, self._clock.monotonic())
+            self._room.set()
 
     async def _give_up(self, lane: Lane, seq: int, frame: bytes, reason: int) -> None:
         """A frame the cloud will never take becomes the gap it leaves; the frame itself stays in the local quarantine."""
@@ -220,7 +242,7 @@ class Forwarder:
             if self._clock.period and now - asked_time_at > TIME_S and self._met.is_set():
                 asked_time_at = now
                 await self._meet(session)
-            if self.idle:
+            if not any(held.frames and self._may_leave(lane) for lane, held in self._outbox.state().lanes.items()):
                 self._progress_at = now
             elif now - self._progress_at > (STALL_S if self._met.is_set() else PATIENCE_S):
                 log.info("link.stalled", extra={"after_s": round(now - self._progress_at)})

@@ -19,6 +19,7 @@ from tests.e2e.platform import ROOT, Cloud, Gateway, Process, simulator, wait_un
 POLL_MS = 5
 RAISE_AFTER = 3
 CLOSE_AFTER_MS = 50
+PROMPT = {"start_spread_s": 0, "reconnect_max_s": 5}  # no fleet to spare here
 
 
 def chance_of_this_run() -> random.Random:
@@ -148,7 +149,8 @@ class Site:
             [
                 toml({"data_dir": "edge"}),
                 "[gateway]\n" + toml({"product_key": "gateway", "device_name": name, "secret_file": "gateway.secret"}),
-                "[uplink]\n" + toml({"host": "127.0.0.1", "port": uplink.port, "keepalive_s": 5}),
+                "[uplink]\n"
+                + toml({"host": "127.0.0.1", "port": uplink.port, "keepalive_s": 5, "start_spread_s": 0, "reconnect_max_s": 5}),
                 "[front_door]\n" + toml({"host": "127.0.0.1", "port": front_port, "secrets_file": "appliances.toml"}),
                 "[buffer]\n" + toml({"close_after_ms": CLOSE_AFTER_MS}),
                 *blocks,

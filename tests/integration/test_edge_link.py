@@ -1,12 +1,16 @@
 """The uplink against a real MQTT 5 server of a few lines: reason codes, downlink, refusal, and a link that has gone silent."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from cloud.foundation.authority import Authority
 from edge_agent.northbound.link import MqttUplink
 from edge_agent.ports import LinkDown
 from protocols.alink.credentials import verify
@@ -145,3 +149,81 @@ async def test_a_link_that_has_gone_silent_is_noticed_by_its_keepalive() -> None
         with pytest.raises(LinkDown):
             await asyncio.wait_for(task, 15)
         assert time.monotonic() - start <= 1.5 * 4 + 3  # paho looks once a second, and twice
+
+
+# --- TLS
+
+
+@asynccontextmanager
+async def tls_cloud(context: ssl.SSLContext) -> AsyncIterator[int]:
+    current: list[Cloud] = []
+    server = await asyncio.get_running_loop().create_server(lambda: Cloud("s", lambda run: 0, current), "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for connection in current:
+            connection.transport.abort()
+
+
+def over_tls(port: int, ca_file: Path | None, host: str = "127.0.0.1") -> MqttUplink:
+    return MqttUplink(host, port, "gateway", "gw1", "s", keepalive_s=30, window=16, tls=True, ca_file=ca_file)
+
+
+async def refused_because(up: MqttUplink) -> str:
+    with pytest.raises(LinkDown) as caught:
+        async with asyncio.timeout(15), up.connect():
+            pass
+    return str(caught.value)
+
+
+async def test_the_uplink_trusts_the_platform_s_own_ca_and_nobody_else(tmp_path: Path) -> None:
+    ours, strange = Authority(tmp_path / "ours"), Authority(tmp_path / "strange")
+    for authority in (ours, strange):
+        authority.ensure_server(("127.0.0.1",), 90)
+    async with tls_cloud(ours.context()) as port:
+        async with over_tls(port, ours.ca_file).connect() as session:
+            assert await session.publish(EdgeChannel.UP_LIVE, b"x") == 0
+        assert "CERTIFICATE_VERIFY_FAILED" in await refused_because(over_tls(port, strange.ca_file))
+        assert "CERTIFICATE_VERIFY_FAILED" in await refused_because(over_tls(port, None))
+        assert "CERTIFICATE_VERIFY_FAILED" in await refused_because(over_tls(port, ours.ca_file, "localhost")), "another name"
+    ours.ensure_server(("127.0.0.1",), 1, datetime.now(UTC) - timedelta(days=30))
+    (tmp_path / "ours" / "server.pem").unlink()
+    ours.ensure_server(("127.0.0.1",), 1, datetime.now(UTC) - timedelta(days=30))
+    async with tls_cloud(ours.context()) as port:
+        assert "expired" in await refused_because(over_tls(port, ours.ca_file))
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")  # which is the point
+async def test_old_tls_is_refused_by_the_uplink(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.ensure_server(("127.0.0.1",), 90)
+    context = authority.context()
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    async with tls_cloud(context) as port:
+        assert await refused_because(over_tls(port, authority.ca_file))
+
+
+async def test_a_captive_portal_gets_no_credentials_and_no_frames(tmp_path: Path) -> None:
+    """The hotel's web server answers on the cloud's port: plain HTTP, whatever it is asked."""
+    heard: list[bytes] = []
+
+    async def portal(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(4_096))
+        writer.write(b"HTTP/1.1 302 Found\r\nLocation: http://portal.example/login\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(portal, "127.0.0.1", 0)
+    async with server:
+        problem = await refused_because(over_tls(server.sockets[0].getsockname()[1], Authority(tmp_path).ca_file))
+    assert "SSL" in problem or "WRONG_VERSION" in problem
+    assert heard
+    assert not any(b"gw1" in data for data in heard)
+
+
+async def test_a_name_that_does_not_resolve_is_a_link_that_is_down() -> None:
+    assert "no-such-host.invalid" in await refused_because(
+        MqttUplink("no-such-host.invalid", 1883, "gateway", "gw1", "s", keepalive_s=30, window=1)
+    )

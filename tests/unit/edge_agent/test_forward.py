@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
+from edge_agent.domain.window import ALWAYS, Bandwidth, SendWindow
 from edge_agent.pipeline.forward import Forwarder, refused_body
 from edge_agent.ports import LinkDown
 from protocols.edgelink.columns import Columns
@@ -34,7 +35,9 @@ class Rig:
             self.cloud,
             self.clock,
             gateway=("gateway", "gw1"),
-            window=window,
+            window=SendWindow(window),
+            bandwidth=Bandwidth(0),
+            bulk_hours=ALWAYS,
             obey=self.commands.append,
             linked=self.linked.append,
             told_time=self.told,

@@ -64,7 +64,12 @@ def test_a_whole_file_becomes_typed_settings(tmp_path: Path) -> None:
     [
         ('host = "cloud.example"', "", "uplink.host", "is missing"),
         ('host = "cloud.example"', 'host = "x"\nport = 0', "uplink.port", "from 1 to 65535"),
-        ('host = "cloud.example"', 'host = "x"\nprot = 1', "uplink.prot", "allowed: host, keepalive_s, port, window"),
+        (
+            'host = "cloud.example"',
+            'host = "x"\nprot = 1',
+            "uplink.prot",
+            "allowed: bandwidth_kbit_s, bulk_from, bulk_to, ca_file, host, keepalive_s, port",
+        ),
         ('device_name = "gw1"', 'device_name = "a/b"', "gateway.device_name", "may hold no"),
         ('thing_model = "power_meter"', 'thing_model = "nope"', "device[0].thing_model", "power_meter"),
         ('device = "meter"\nhost', 'device = "other"\nhost', "connector[0].device", "(meter)"),
