@@ -21,7 +21,8 @@ from edge_agent.pipeline.refine import Refine
 from edge_agent.ports import Outbox, OutboxUnavailable
 from edge_agent.southbound.modbus import ModbusConnector
 from edge_agent.southbound.mqtt import FrontDoor
-from edge_agent.supervise import RestartPolicy, supervise
+from edge_agent.supervise import AGENT, CONNECTOR, RestartPolicy, restart_when_hung, supervise
+from edge_agent.watchdog import Watchdog
 
 log = logging.getLogger("edge.agent")
 
@@ -52,7 +53,9 @@ class Agent:
     link_policy: RestartPolicy
     start_spread_s: float = 0.0
     pace: Pace = field(default_factory=Pace)
+    watchdog: Watchdog = field(default_factory=lambda: Watchdog({}))
     started_ms: int = 0
+    _said: str | None = None
     ready: Callable[[], None] = field(default=lambda: None)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -72,7 +75,10 @@ class Agent:
         ]
         if self.refine is not None:
             side.append(asyncio.create_task(self.refine.run(), name="refine"))
-        reading = [asyncio.create_task(connector.run(), name=f"connector-{index}") for index, connector in enumerate(self.connectors)]
+        reading = [
+            asyncio.create_task(self._read(f"connector-{index}", connector), name=f"connector-{index}")
+            for index, connector in enumerate(self.connectors)
+        ]
         if self.front_door is not None and self.listen is not None:
             await self.front_door.start(*self.listen)
             log.info("front_door.open", extra={"host": self.listen[0], "port": self.front_door.port})
@@ -82,6 +88,7 @@ class Agent:
         self._write_status()
         log.info("agent.ready", extra={"data_dir": str(self.data_dir)})
         self.ready()
+        self.watchdog.say("READY=1")
         try:
             ended, _ = await asyncio.wait([stopping, *everything], return_when=asyncio.FIRST_COMPLETED)
             for task in ended - {stopping}:
@@ -98,10 +105,12 @@ class Agent:
             await self.outbox.close()
             self._write_status(running=False)
             self.registry.close()
+            self.watchdog.close()
 
     async def _drain(self, reading: "Sequence[asyncio.Task[None]]", forwarding: "asyncio.Task[None]") -> None:
         """Stop reading, make durable what was read, send what the cloud takes, and note that this was a stop in order."""
         log.info("agent.draining")
+        self.watchdog.say("STOPPING=1")
         if self.front_door is not None:
             self.front_door.stop_reading()
         for task in reading:
@@ -132,6 +141,17 @@ class Agent:
         while self.forwarder.connected and not self.forwarder.idle:  # noqa: ASYNC110 - two conditions of others, once in a life
             await asyncio.sleep(0.02)
 
+    async def _read(self, name: str, connector: ModbusConnector) -> None:
+        await restart_when_hung(name, connector.run, lambda: connector.busy_since, CONNECTOR, now=self.clock.monotonic, sleep=asyncio.sleep)
+
+    def stuck(self) -> str | None:
+        """What hangs that only a new process mends, if anything does."""
+        now = self.clock.monotonic()
+        for name, since in (("collect", self.collector.busy_since), ("forward", self.forwarder.busy_since)):
+            if since is not None and now - since > AGENT.hang_s / 2:
+                return f"{name} waits for the disk for {now - since:.0f} s"
+        return None
+
     async def _forward(self) -> None:
         await asyncio.sleep(random.uniform(0.0, self.start_spread_s))  # noqa: S311 - no secret
         await supervise("forward", self.forwarder.run, self.link_policy, now=self.clock.monotonic, sleep=asyncio.sleep)
@@ -145,8 +165,14 @@ class Agent:
         while True:
             await asyncio.sleep(STATUS_S)
             self.pace.sample(self.clock.monotonic(), self.outbox.state())
-            await self._look_at_the_clock()
+            stuck = self.stuck()
+            if stuck is None:
+                self.watchdog.say("WATCHDOG=1")
+            elif stuck != self._said:
+                log.error("agent.stuck", extra={"problem": stuck})
+            self._said = stuck
             self._write_status()
+            await self._look_at_the_clock()
 
     async def _look_at_the_clock(self) -> None:
         before = self.clock.quality

@@ -28,6 +28,7 @@ from edge_agent.southbound.catalogue import CONNECTORS
 from edge_agent.southbound.modbus import MARK_PREFIX
 from edge_agent.southbound.mqtt import SOURCE, FrontDoor
 from edge_agent.supervise import RestartPolicy
+from edge_agent.watchdog import Watchdog
 from protocols.edgelink.lanes import Lane
 
 BUFFER = "buffer.db"
@@ -46,6 +47,7 @@ def open_outbox(settings: Settings, clock: Callable[[], AgentClock]) -> SqliteOu
         now_ms=lambda: clock().now_ms(),
         in_doubt=2 * settings.uplink.window,
         shift=lambda period: clock().shift(period),
+        ballast_bytes=settings.buffer.ballast_bytes,
     )
 
 
@@ -133,7 +135,7 @@ async def compose(settings: Settings, scorer: Scorer | None = None) -> Agent:
     spread_s = float(uplink.start_spread_s) if clock.machine_started_just_now() else 0.0  # a whole site has power again
     return Agent(
         settings.data_dir, clock, outbox, collector, forwarder, obey, presence, registry, connectors, refine, front_door, listen,
-        link_policy, spread_s,
+        link_policy, spread_s, watchdog=Watchdog({"NOTIFY_SOCKET": settings.notify_socket}),
     )  # fmt: skip
 
 

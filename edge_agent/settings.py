@@ -68,6 +68,7 @@ class FrontDoor:
 class Buffer:
     quotas: Quotas
     close_after_ms: int
+    ballast_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ class Settings:
     models: tuple[Model, ...]
     crash_dir: Path | None
     trust: Trust = Trust.AUTO
+    notify_socket: str = ""
 
     def device(self, name: str) -> Device:
         """The device called `name`; raises KeyError."""
@@ -147,7 +149,11 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     section.finish()
 
     section = Section(root.take("buffer", {}), "buffer", environ)
-    buffer = Buffer(_quotas(section), section.integer("close_after_ms", 50, low=1, high=10_000))
+    buffer = Buffer(
+        _quotas(section),
+        section.integer("close_after_ms", 50, low=1, high=10_000),
+        section.integer("ballast_bytes", 4 << 20, low=0, high=1 << 30),
+    )
     section.finish()
 
     devices = tuple(_device(table, home) for table in root.tables("device"))
@@ -173,7 +179,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     crash_dir = environ.get(CRASH_DIR)
     return Settings(
         path.resolve(), data_dir, gateway, uplink, front_door, buffer, devices, connectors, inference, models,
-        Path(crash_dir) if crash_dir else None, trust,
+        Path(crash_dir) if crash_dir else None, trust, environ.get("NOTIFY_SOCKET", ""),
     )  # fmt: skip
 
 

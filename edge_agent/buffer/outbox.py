@@ -7,15 +7,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apsw
 
+from edge_agent.buffer.ballast import Ballast
 from edge_agent.buffer.frame_file import FrameFile, translated
 from edge_agent.domain.crashpoint import crash_point
 from edge_agent.domain.quotas import Quotas
-from edge_agent.ports import OutboxClosed, OutboxState
+from edge_agent.ports import OutboxClosed, OutboxState, OutboxUnavailable
 from protocols.edgelink.lanes import LANES, GapReason, Lane
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class _Job:
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
 
+_ORDINARY = frozenset((Lane.LIVE, Lane.BULK))
 _Outcome = tuple[_Job, Any, BaseException | None]
 
 
@@ -54,17 +57,29 @@ class SqliteOutbox:
         in_doubt: int = 32,
         running_s: Callable[[], float] = time.monotonic,
         shift: Callable[[int], tuple[int, int | None]] = lambda period: (0, 0),
+        ballast_bytes: int = 0,
     ) -> None:
         """Open or make the file; raises OutboxUnavailable (disk, another agent) and OutboxDamaged."""
+        self._ballast = Ballast(path.with_name(path.name + ".ballast"), ballast_bytes)
+        self._full = False  # the disk: readings are refused, what the ballast was for is not
+        open_file = partial(FrameFile, path, quotas=quotas, gateway=gateway, in_doubt=in_doubt, running_s=running_s, shift=shift)
         try:
-            self._file = FrameFile(path, quotas=quotas, gateway=gateway, in_doubt=in_doubt, running_s=running_s, shift=shift)
+            try:
+                self._file = open_file()
+            except apsw.FullError:
+                if not self._ballast.drop():
+                    raise
+                self._full = True
+                self._file = open_file()
         except apsw.Error as error:
             raise translated(error) from error
+        if not self._full:
+            self._ballast.put()
         self._now_ms = now_ms
         self._state = self._file.state
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._blocked: deque[_Job] = deque()  # appends that wait for room, in order
-        self._broken = False
+        self._broken = self._ran_full = False
         self._closing = False
         self._arrivals: list[asyncio.Future[None]] = []
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
@@ -117,6 +132,11 @@ class SqliteOutbox:
 
     def state(self) -> OutboxState:
         return self._state
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether the disk has no room for readings: only what the ballast was kept for is taken."""
+        return self._full
 
     async def marks(self, prefix: str = "") -> dict[str, bytes]:
         found: dict[str, bytes] = await self._submit(_Job(lambda file: file.marks(prefix), writes=False))
@@ -172,12 +192,18 @@ class SqliteOutbox:
         writes = [job for job in jobs if job.writes]
         outcomes: list[_Outcome] = []
         if writes:
-            try:
-                outcomes += self._write(writes)
-                crash_point("buffer.after_commit")
-            except Exception as error:  # noqa: BLE001 - it goes to every caller
-                outcomes = [(job, None, _meaning(error)) for job in writes]
-                self._recover(error)
+            if self._full and self._ballast.has_room():
+                self._full = not self._ballast.put()
+            if self._full:
+                outcomes, writes = self._turn_away(writes)
+            outcomes += self._attempt(writes)
+            if self._ran_full and self._ballast.drop():
+                self._full = True
+                log.error("buffer.disk_full", extra={"ballast": "given up"})
+                again = [(job, error) for job, _, error in outcomes if isinstance(error, OutboxUnavailable) and job.writes]
+                outcomes = [outcome for outcome in outcomes if not isinstance(outcome[2], OutboxUnavailable)]
+                turned_away, urgent = self._turn_away([job for job, _ in again])
+                outcomes += turned_away + self._attempt(urgent)
         for job in jobs:
             if not job.writes:
                 try:
@@ -185,6 +211,26 @@ class SqliteOutbox:
                 except Exception as error:  # noqa: BLE001 - it goes to the caller
                     outcomes.append((job, None, _meaning(error)))
         return outcomes
+
+    def _turn_away(self, writes: list[_Job]) -> tuple[list[_Outcome], list[_Job]]:
+        """What a full disk takes no more, and what it still does: alarms, replies, marks, the cloud's commits."""
+        refused = OutboxUnavailable("the buffer's disk is full: free some space; alarms and replies still have a reserve")
+        turned_away: list[_Outcome] = [(job, None, refused) for job in writes if job.lane in _ORDINARY]
+        return turned_away, [job for job in writes if job.lane not in _ORDINARY]
+
+    def _attempt(self, writes: list[_Job]) -> list[_Outcome]:
+        """One transaction; a failed one fails every write in it."""
+        self._ran_full = False
+        if not writes:
+            return []
+        try:
+            outcomes = self._write(writes)
+            crash_point("buffer.after_commit")
+            return outcomes
+        except Exception as error:  # noqa: BLE001 - it goes to every caller
+            self._ran_full = isinstance(error, apsw.FullError)
+            self._recover(error)
+            return [(job, None, _meaning(error)) for job in writes]
 
     def _write(self, writes: list[_Job]) -> list[_Outcome]:
         if self._broken:

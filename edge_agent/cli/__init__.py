@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edge_agent.cli import account, buffer, config, device, init, models, run, status
+from edge_agent.cli import account, buffer, config, device, diag, guard, init, models, run, status
 from edge_agent.cli.output import Context
 
 app = typer.Typer(
@@ -17,11 +17,13 @@ app = typer.Typer(
 )
 app.command("init")(init.init)
 app.command("run")(run.run)
+app.command("guard")(guard.guard)
 app.command("status")(status.status)
 app.command("account")(account.account)
 app.add_typer(config.app, name="config")
 app.add_typer(device.app, name="device")
 app.add_typer(buffer.app, name="buffer")
+app.add_typer(diag.app, name="diag")
 app.add_typer(models.app, name="models")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from edge_agent.domain.batch import RECORD_BYTES, Batch, Shape
@@ -44,6 +45,8 @@ class Collector:
         self._idle.set()
         self._room = asyncio.Event()
         self._room.set()
+        self.busy_since: float | None = None
+        """Since when (monotonic) the disk has not answered; None while nothing waits for it."""
         self.commits = 0
         self.readings = 0
 
@@ -167,7 +170,9 @@ class Collector:
         refused_before = False
         while frames:
             appends = [self._outbox.append(frame.lane, frame.body, frame.readings, frame.marks, frame.period) for frame in frames]
+            self.busy_since = time.monotonic()
             outcomes = await asyncio.gather(*appends, return_exceptions=True)
+            self.busy_since = None
             left: list[_Frame] = []
             for frame, outcome in zip(frames, outcomes, strict=True):
                 if isinstance(outcome, OutboxUnavailable) and not isinstance(outcome, OutboxClosed):

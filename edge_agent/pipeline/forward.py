@@ -62,6 +62,7 @@ class Forwarder:
         self._rewound = asyncio.Event()
         self._replaced: set[tuple[Lane, int]] = set()
         self._progress_at = 0.0
+        self.busy_since: float | None = None  # reading from the buffer, monotonic
         self.connected_since_ms: int | None = None
         self.sent = self.refused = self.reconnects = 0
 
@@ -96,6 +97,7 @@ class Forwarder:
                 raise
             raise _first(worth_retrying) from None
         finally:
+            self.busy_since = None
             if self.connected:
                 self.connected_since_ms = None
                 self._linked(False)
@@ -144,7 +146,9 @@ class Forwarder:
                 ahead = self._ahead[lane]
                 if not ahead:
                     cursor = self._cursor[lane]
+                    self.busy_since = self._clock.monotonic()
                     frames = await self._outbox.next(lane, cursor, READ_AHEAD)
+                    self.busy_since = None
                     if self._cursor[lane] != cursor:  # the cloud asked for something else meanwhile
                         break
                     if not frames:

@@ -77,6 +77,8 @@ class ModbusConnector:
         self._complained: set[str] = set()
         self._refused: dict[str, tuple[int | None, int]] = {}  # identifier -> last time it was good, values refused since
         self._stored_ms = last.time_ms if last else None
+        self.busy_since: float | None = None
+        """Since when (monotonic) the poll under way has lasted; None between polls."""
         self.polls = self.rows = self.unsteady = 0
 
     async def run(self) -> None:
@@ -85,16 +87,20 @@ class ModbusConnector:
         try:
             while True:
                 await self._intake.room()  # nothing is read that could not be kept
+                self.busy_since = self._clock.monotonic()
                 try:
                     await self.poll()
                 except DeviceUnreachable as problem:
+                    self.busy_since = None
                     self._lost(problem)
                     await asyncio.sleep(self._backoff.wait_s(self._failures, self._chance()))
                     due = self._clock.monotonic()
                     continue
+                self.busy_since = None
                 due = max(due + self._plan.poll_ms / 1000, self._clock.monotonic())
                 await asyncio.sleep(due - self._clock.monotonic())
         finally:
+            self.busy_since = None
             self._unit.close()
             if self._stored_ms is not None:
                 self._left_out(self._stored_ms + 1, {})
