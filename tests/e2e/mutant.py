@@ -48,6 +48,25 @@ MUTANTS = {
                 crash_point("access.before_commit")
 """,
     ),
+    "acknowledge_before_commit": Mutant(
+        "edge_agent/buffer/outbox.py",
+        "        self._file.commit()\n        self._blocked = deque(parked)",
+        "        self._report(done)\n        time.sleep(0.01)\n        self._file.commit()\n        self._blocked = deque(parked)",
+    ),
+    "believe_damaged_frames": Mutant(
+        "edge_agent/buffer/frame_file.py", "            if zlib.crc32(body) != crc:\n", "            if False:\n"
+    ),
+    "full_is_fine": Mutant(
+        "edge_agent/buffer/outbox.py",
+        "            return [(job, None, _meaning(error)) for job in writes]",
+        "            return [(job, 1, None) for job in writes]",
+    ),
+    "drop_without_a_gap": Mutant(
+        "edge_agent/buffer/shedding.py",
+        "            self._lose(losses, head)\n        first, last",
+        "            head is chosen[0] and self._lose(losses, head)\n        first, last",
+    ),
+    "fsync_is_no_matter": Mutant("edge_agent/buffer/frame_file.py", "pragma journal_mode = wal", "pragma journal_mode = off"),
     "synchronous_off": Mutant("edge_agent/buffer/frame_file.py", "pragma synchronous = full", "pragma synchronous = off"),
 }
 

@@ -24,6 +24,7 @@ class Writer:
     producers: int = 8
     crash_dir: Path | None = None
     code: Path = ROOT  # the tree whose buffer writes: the project, or a mutant of it
+    prefix: tuple[str, ...] = ()  # what runs the command
     acknowledged: dict[int, int] = field(default_factory=dict)
     last: dict[str, int] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
@@ -33,7 +34,7 @@ class Writer:
     def __post_init__(self) -> None:
         environment = os.environ | ({"HEARTHLINE_CRASH_DIR": str(self.crash_dir)} if self.crash_dir else {})
         environment |= {"PYTHONPATH": str(self.code)}
-        command = [sys.executable, str(ROOT / "tests" / "faults" / "buffer_writer.py"), str(self.file), str(self.producers)]
+        command = [*self.prefix, sys.executable, str(ROOT / "tests" / "faults" / "buffer_writer.py"), str(self.file), str(self.producers)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=self.code, env=environment)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
