@@ -56,17 +56,27 @@ MUTANTS = {
     "believe_damaged_frames": Mutant(
         "edge_agent/buffer/frame_file.py", "            if zlib.crc32(body) != crc:\n", "            if False:\n"
     ),
-    "full_is_fine": Mutant(
+    "refused_is_fine": Mutant(
         "edge_agent/buffer/outbox.py",
         "            return [(job, None, _meaning(error)) for job in writes]",
         "            return [(job, 1, None) for job in writes]",
+    ),
+    "believe_the_wall_clock": Mutant(
+        "edge_agent/domain/clock.py",
+        "        return self._base + self._machine.running_ms()\n\n    def monotonic",
+        "        return self._machine.wall_ms()\n\n    def monotonic",
+    ),
+    "forget_commands": Mutant("edge_agent/pipeline/obey.py", "        if done is not None:\n", "        if done is None and False:\n"),
+    "no_urgency": Mutant(
+        "edge_agent/pipeline/forward.py",
+        "            for lane in LANES:\n                held = state.lanes[lane]",
+        "            for lane in reversed(LANES):\n                held = state.lanes[lane]",
     ),
     "drop_without_a_gap": Mutant(
         "edge_agent/buffer/shedding.py",
         "            self._lose(losses, head)\n        first, last",
         "            head is chosen[0] and self._lose(losses, head)\n        first, last",
     ),
-    "fsync_is_no_matter": Mutant("edge_agent/buffer/frame_file.py", "pragma journal_mode = wal", "pragma journal_mode = off"),
     "synchronous_off": Mutant("edge_agent/buffer/frame_file.py", "pragma synchronous = full", "pragma synchronous = off"),
 }
 

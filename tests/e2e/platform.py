@@ -39,19 +39,26 @@ class Process:
     def __init__(self, name: str, arguments: Sequence[str], folder: Path, *, code: Path = ROOT, crash_dir: Path | None = None) -> None:
         self.name, self._arguments, self.folder, self._code = name, list(arguments), folder, code
         self._crash_dir = crash_dir
+        self.environment: dict[str, str] = {}  # on top of ours
+        self.prefix: list[str] = []  # what runs the command
         self._child: subprocess.Popen[str] | None = None
         self.log = folder / f"{name}.log"
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> "subprocess.Popen[str]":
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HEARTHLINE_")}
-        environment |= {"PYTHONPATH": str(self._code), "PYTHONUNBUFFERED": "1"}
+        environment |= {"PYTHONPATH": str(self._code), "PYTHONUNBUFFERED": "1"} | self.environment
         if self._crash_dir is not None:
             self._crash_dir.mkdir(parents=True, exist_ok=True)
             environment["HEARTHLINE_CRASH_DIR"] = str(self._crash_dir)
         with self.log.open("a") as errors:
             self._child = subprocess.Popen(
-                [sys.executable, *self._arguments], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=self._code
+                [*self.prefix, sys.executable, *self._arguments],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+                cwd=self._code,
             )
         return self._child
 
@@ -119,19 +126,19 @@ class Cloud(Process):
     def __init__(self, folder: Path, *, code: Path = ROOT, crash_points: bool = True) -> None:
         self.data = folder / "cloud"
         self.crash_dir = folder / "crash-cloud"
-        self.mqtt_port = self.api_port = 0
+        self.mqtt_port = self.mqtts_port = self.api_port = 0
         self.api_url = self.admin_key = ""
         super().__init__("up", [], folder, code=code, crash_dir=self.crash_dir if crash_points else None)
 
     def start(self) -> "subprocess.Popen[str]":
-        ports = ["--mqtt-port", str(self.mqtt_port), "--api-port", str(self.api_port)]
+        ports = ["--mqtt-port", str(self.mqtt_port), "--api-port", str(self.api_port), "--mqtts-port", str(self.mqtts_port)]
         self._arguments = ["-m", "cloud", "up", "--data", str(self.data), *ports, "--ready-json"]
         child = super().start()
         line = self.stdout.readline()
         if not line:
             raise RuntimeError(f"hearthline up ended before it was ready:\n{self.tail()}")
         ready = json.loads(line)
-        self.mqtt_port, self.api_url = ready["mqtt_port"], ready["api_url"]
+        self.mqtt_port, self.mqtts_port, self.api_url = ready["mqtt_port"], ready["mqtts_port"], ready["api_url"]
         self.api_port = int(self.api_url.rsplit(":", 1)[1].split("/")[0])
         self.admin_key = ready["admin_key"] or self.admin_key
         return child

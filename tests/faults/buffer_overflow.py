@@ -21,7 +21,7 @@ from protocols.edgelink.lanes import LANES, Lane
 from protocols.edgelink.records import GapRecord
 
 TOTAL = 1 << 20
-FRAMES = 600
+FRAMES = 3_000
 READINGS = 500
 
 
@@ -63,7 +63,7 @@ async def run(path: Path, seed: int) -> tuple[int, int, int, int]:
         data, count = body(number, chance)
         produced += count
         await outbox.append(chance.choice([Lane.LIVE, Lane.LIVE, Lane.BULK]), data, count)
-        if chance.random() < 0.01:
+        if chance.random() < 0.002:
             await drain(chance.random())
     while any(held.frames for held in outbox.state().lanes.values()):
         await drain(1.0)

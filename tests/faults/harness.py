@@ -178,7 +178,7 @@ def caught(one: Fault, name: str, seed: int, folder: Path) -> bool:
         return not play(one, seed, one.mutant_runs, folder / "play", None, code).ok
     except NotHere:
         raise
-    except (AssertionError, TimeoutError, RuntimeError):
+    except (AssertionError, TimeoutError, RuntimeError, subprocess.TimeoutExpired):
         return True
 
 

@@ -176,18 +176,18 @@ def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
 
 def ends_refused(writer: Writer, folder_is_usable: Callable[[], None]) -> Tally:
     """The writer is told that the disk refuses, and what it was promised before is there afterwards."""
-    assert writer.end(60) == 3, "a writer whose disk refuses must be told"
+    assert writer.end(30) == 3, "a writer whose disk refuses must be told"
     promises = writer.promises()
     folder_is_usable()
     return judged(promises, asyncio.run(reopen(writer.file)))
 
 
-@fault(5, "the disk is full", runs=8, few=1, mutants=("full_is_fine",), mutant_runs=1, how="tmpfs of 6 to 12 MiB")
+@fault(5, "the disk is full", runs=8, few=1, mutants=("refused_is_fine",), mutant_runs=1, how="tmpfs of 4 to 7 MiB")
 def disk_full(stage: Stage) -> Tally:
     total = Tally(runs=0)
     for number in range(stage.runs):
-        with small_disk(stage.folder / str(number), stage.chance.randrange(6, 13)) as disk:
-            writer = Writer(disk / "buffer.db", producers=16, code=stage.code)
+        with small_disk(stage.folder / str(number), stage.chance.randrange(4, 8)) as disk:
+            writer = Writer(disk / "buffer.db", producers=64, code=stage.code)
 
             def grow(disk: Path = disk) -> None:
                 subprocess.run(["mount", "-o", "remount,size=256m", str(disk)], check=True)
@@ -240,7 +240,7 @@ def write_fails(stage: Stage) -> Tally:
     return failing(stage, "posix/io/rw/pwrite", 0.003)
 
 
-@fault(8, "EIO on fsync", runs=10, few=1, mutants=("fsync_is_no_matter",), mutant_runs=1, how="libfiu, one fsync in 300")
+@fault(8, "EIO on fsync", runs=10, few=1, mutants=("refused_is_fine",), mutant_runs=1, how="libfiu, one fsync in 300")
 def fsync_fails(stage: Stage) -> Tally:
     return failing(stage, "posix/io/sync/fdatasync", 0.003)
 

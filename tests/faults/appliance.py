@@ -1,0 +1,91 @@
+"""An appliance in the test's own process: it posts, hears commands, and counts what it was promised and told. Alink over paho."""
+
+import itertools
+import json
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from protocols.alink.credentials import sign
+from tests.e2e.platform import wait_until
+
+TSL: dict[str, Any] = {
+    "properties": [
+        {"identifier": "N", "name": "N", "accessMode": "r", "dataType": {"type": "int", "specs": {}}},
+        {"identifier": "X", "name": "X", "accessMode": "r", "dataType": {"type": "double", "specs": {}}},
+        {"identifier": "Level", "name": "Level", "accessMode": "rw", "dataType": {"type": "int", "specs": {}}},
+    ],
+    "events": [{"identifier": "Alarm", "name": "Alarm", "type": "alert", "outputData": []}],
+    "services": [],
+}
+
+
+class TestAppliance:
+    """`sent` is n -> wall ms of each numbered post, `acknowledged` the n with a PUBACK; a post is repeated until it has one."""
+
+    __test__ = False
+
+    def __init__(self, port: int, product_key: str, name: str, secret: str) -> None:
+        self.product_key, self.name = product_key, name
+        self.sent: dict[int, int] = {}
+        self.acknowledged: set[int] = set()
+        self.obeyed: Counter[int] = Counter()  # by the value a command set
+        self._numbers, self._ids = itertools.count(1), itertools.count(1)
+        proof = sign(product_key, name, secret)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=proof.client_id)
+        self._client.username_pw_set(proof.username, proof.password.decode())
+        self._client.on_message = self._told
+        self._client.reconnect_delay_set(0.1, 1)
+        self._client.connect_async("127.0.0.1", port, keepalive=10)
+        self._client.loop_start()
+        wait_until(self._client.is_connected, 20, f"{name} is let in")
+
+    def _topic(self, tail: str) -> str:
+        return f"/sys/{self.product_key}/{self.name}/{tail}"
+
+    def _told(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
+        if not message.topic.endswith("/thing/service/property/set"):
+            return
+        order = json.loads(message.payload)
+        self.obeyed[order["params"]["Level"]] += 1
+        answer = json.dumps({"id": order["id"], "code": 200, "data": {}})
+        self._client.publish(self._topic("thing/service/property/set_reply"), answer, qos=1)
+
+    def post(self, params: object, tail: str = "thing/event/property/post", timeout_s: float = 30.0) -> bool:
+        """Whether it was acknowledged in time."""
+        method = "thing." + tail.removeprefix("thing/").replace("/", ".")
+        message = {"id": str(next(self._ids)), "version": "1.0", "params": params, "method": method}
+        info = self._client.publish(self._topic(tail), json.dumps(message), qos=1)
+        try:
+            info.wait_for_publish(timeout_s)
+        except (RuntimeError, ValueError):
+            return False
+        return info.is_published()
+
+    def number(self, time_ms: int | None = None) -> int:
+        """Post the next number, without a time unless one is given."""
+        n = next(self._numbers)
+        self.sent[n] = int(time.time() * 1000) if time_ms is None else time_ms
+        value: object = n if time_ms is None else {"value": n, "time": time_ms}
+        if self.post({"N": value}):
+            self.acknowledged.add(n)
+        return n
+
+    def keep_posting(self, every_s: float, stop: threading.Event) -> threading.Thread:
+        """Numbers in a thread, until stopped."""
+
+        def run() -> None:
+            while not stop.wait(every_s):
+                self.number()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
