@@ -271,12 +271,13 @@ class PymodbusUnit:
         try:
             if not self._client.connected:
                 connected = await self._client.connect()
-                if (task := asyncio.current_task()) is not None and task.cancelling():
-                    raise asyncio.CancelledError  # pymodbus keeps a cancellation to itself while it connects: the agent would not end
+                _let_go()
                 if not connected:
                     raise DeviceUnreachable(f"{self._where}: no connection")
             answer = await self._reads[table](start, count=count, device_id=self._unit_id)
+            _let_go()
         except self._failures as problem:
+            _let_go()
             self.close()  # an answer that comes late must not be taken for the next one's
             raise DeviceUnreachable(f"{self._where}: {problem}") from problem
         if answer.isError():
@@ -286,3 +287,10 @@ class PymodbusUnit:
     def close(self) -> None:
         with suppress(Exception):
             self._client.close()
+
+
+def _let_go() -> None:
+    """Raise the cancellation that pymodbus (and `wait_for` before Python 3.12) may keep to itself: the agent would not end."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

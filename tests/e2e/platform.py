@@ -52,14 +52,8 @@ class Process:
             self._crash_dir.mkdir(parents=True, exist_ok=True)
             environment["HEARTHLINE_CRASH_DIR"] = str(self._crash_dir)
         with self.log.open("a") as errors:
-            self._child = subprocess.Popen(
-                [*self.prefix, sys.executable, *self._arguments],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment,
-                cwd=self._code,
-            )
+            command = [*self.prefix, sys.executable, *self._arguments]
+            self._child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=self._code)
         return self._child
 
     @property

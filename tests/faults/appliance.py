@@ -39,7 +39,7 @@ class TestAppliance:
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=proof.client_id)
         self._client.username_pw_set(proof.username, proof.password.decode())
         self._client.on_message = self._told
-        self._client.reconnect_delay_set(0.1, 1)
+        self._client.reconnect_delay_set(1, 1)
         self._client.connect_async("127.0.0.1", port, keepalive=10)
         self._client.loop_start()
         wait_until(self._client.is_connected, 20, f"{name} is let in")

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import struct
 import time
+from pathlib import Path
 
 from tests.e2e.platform import wait_gone, wait_until
 from tests.faults.appliance import TSL, TestAppliance
@@ -86,7 +87,7 @@ def store_slow(stage: Stage) -> Tally:
 
 def resident(pid: int | None) -> int:
     """KiB."""
-    with open(f"/proc/{pid}/status") as lines:
+    with Path(f"/proc/{pid}/status").open() as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 

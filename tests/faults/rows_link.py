@@ -4,7 +4,6 @@ import random
 import socket
 import threading
 import time
-from pathlib import Path
 
 from tests.e2e.platform import wait_until
 from tests.e2e.scenes import Site
@@ -124,11 +123,9 @@ def thin_link(stage: Stage) -> Tally:
             wait_until(lambda place=stage.folder / name: status_pid(place), 20, "the agent")  # type: ignore[misc]
             device = TestAppliance(site.front_port, site.keys["noisy"], "noisy", site.secrets["noisy"])
             noise, now_ms, posted = random.Random(stage.chance.random()), int(time.time() * 1000), 0
-            for number in range(300):
-                moments = [now_ms - 10_000_000 + 100_000 * 0 + (number * 100 + n) for n in range(100)]
-                for at in moments[:100:25]:
-                    device.post({"X": {"value": noise.random(), "time": at}})
-                    posted += 1
+            for number in range(400):
+                device.post({"X": {"value": noise.random(), "time": now_ms - 1_000_000 + number}})
+                posted += 1
             held = site.gateway.edgectl("buffer", "status")["used_bytes"]
             site.uplink.shape(bytes_per_s=4_000)
             site.uplink._open = True
@@ -192,7 +189,3 @@ def captive_portal(stage: Stage) -> Tally:
         assert not any(b"MQTT" in data or name in data for data in heard)
         portal.close()
         return account(played, stage.runs, f"{len(heard)} tries ended before a credential was shown")
-
-
-def folder_of(site: Site) -> Path:
-    return site.gateway.configuration.parent
