@@ -44,12 +44,12 @@ bench: setup                   ## build/bench.json: ratios against peers and bar
 models: setup                  ## the anomaly model on SKAB: flagged intervals, F1, FAR, MAR; build/models.json
 	$(BIN)/python -m tests.benchmarks.skab_figures
 
-faults: setup                  ## the long fault suite
-	$(BIN)/pytest tests/faults $(PYTEST)
+faults: setup                  ## every fault of the matrix and its mutants, half an hour; SEED=n plays a run again or goes on with it
+	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(FAULTS)
 
 ci-deps: setup                 ## Debian packages for the suites that need them (root)
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium e2fsprogs fonts-noto-cjk mosquitto postgresql
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium e2fsprogs faketime fiu-utils fonts-noto-cjk mosquitto postgresql
 
 lock:                          ## resolve again; needs `uv` on PATH
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header -p 3.11 -q --upgrade \

@@ -31,8 +31,18 @@ def body(number: int) -> bytes:
     return encode_body(Columns((("meter", "m1", "number"),), np.zeros(1, np.uint32), at, value))
 
 
+def opened(path: Path) -> SqliteOutbox:
+    """The buffer; a disk that refuses now and then is asked again, as who starts the agent again would."""
+    for _ in range(50):
+        try:
+            return SqliteOutbox(path, quotas=Quotas(QUOTA_BYTES), gateway=GATEWAY, now_ms=lambda: time.time_ns() // 1_000_000)
+        except OutboxUnavailable:
+            continue
+    os._exit(3)
+
+
 async def write(path: Path, producers: int) -> None:
-    outbox = SqliteOutbox(path, quotas=Quotas(QUOTA_BYTES), gateway=GATEWAY, now_ms=lambda: time.time_ns() // 1_000_000)
+    outbox = opened(path)
     numbers = itertools.count(1)
 
     async def produce(name: int) -> None:

@@ -27,7 +27,7 @@ def nats_killed(stage: Stage) -> Tally:
     return killed(stage, "nats", 1.5)
 
 
-@fault(25, "the front door killed", runs=20, few=2, how="SIGKILL of `access`")
+@fault(25, "the front door killed", runs=20, how="SIGKILL of `access`")
 def access_killed(stage: Stage) -> Tally:
     return killed(stage, "access", 1.5)
 
@@ -54,7 +54,7 @@ def frozen(stage: Stage, role: str, seconds: float) -> Tally:
         return account(played, stage.runs)
 
 
-@fault(27, "NATS frozen", runs=2, few=1, how="SIGSTOP for 6 s")
+@fault(27, "NATS frozen", runs=2, how="SIGSTOP for 6 s")
 def nats_frozen(stage: Stage) -> Tally:
     return frozen(stage, "nats", 6)
 
@@ -129,7 +129,7 @@ def out_of_order(stage: Stage) -> Tally:
     return Tally(len(times), len(device.acknowledged), len(times) - len(points) + wrong, len(points) - len(set(points)), 0, stage.runs)
 
 
-@fault(32, "the metadata database is locked", runs=3, few=1, how="BEGIN EXCLUSIVE for 4 s")
+@fault(32, "the metadata database is locked", runs=3, how="BEGIN EXCLUSIVE for 4 s")
 def database_locked(stage: Stage) -> Tally:
     with playing(stage, "locked", 400 * stage.runs) as played:
         for _ in range(stage.runs):

@@ -20,7 +20,7 @@ def connected(played: Scene | Site) -> bool:
     return bool(site.gateway.edgectl("status")["uplink"]["connected"])
 
 
-@fault(17, "the cloud's name does not resolve", runs=2, few=1, how="a private /etc/hosts without it, then with it")
+@fault(17, "the cloud's name does not resolve", runs=2, how="a private /etc/hosts without it, then with it")
 def no_dns(stage: Stage) -> Tally:
     need_root()
     need("unshare")
@@ -57,7 +57,7 @@ def silent(stage: Stage, *, up: bool) -> Tally:
         return account(played, stage.runs, f"noticed after at most {slowest:.1f} s at a keepalive of 5 s")
 
 
-@fault(18, "the network is parted", runs=3, few=1, how="nothing passes, nothing is refused")
+@fault(18, "the network is parted", runs=3, how="nothing passes, nothing is refused")
 def partition(stage: Stage) -> Tally:
     return silent(stage, up=True)
 
@@ -67,7 +67,7 @@ def half_open(stage: Stage) -> Tally:
     return silent(stage, up=False)
 
 
-@fault(20, "every connection is reset", runs=2, few=1, how="RST on each for 6 s")
+@fault(20, "every connection is reset", runs=2, how="RST on each for 6 s")
 def reset_storm(stage: Stage) -> Tally:
     with playing(stage, "reset", 450 * stage.runs) as played:
         tries = 0
@@ -93,7 +93,7 @@ def long_link(stage: Stage) -> Tally:
         return account(played, 1)
 
 
-@fault(22, "a link that loses a tenth", runs=1, few=1, how="a tenth of the segments held up for 0.2 to 1.2 s, as TCP shows loss")
+@fault(22, "a link that loses a tenth", runs=1, how="a tenth of the segments held up for 0.2 to 1.2 s, as TCP shows loss")
 def lossy_link(stage: Stage) -> Tally:
     with playing(stage, "lossy", 1_000) as played:
         played.site.uplink.shape(stalls=0.1)
@@ -104,12 +104,12 @@ def lossy_link(stage: Stage) -> Tally:
 
 @fault(
     23,
-    "32 kbit/s, and an alarm behind a backlog",
+    "a link of 16 kbit/s, and an alarm behind a backlog",
     runs=2,
     few=1,
     mutants=("no_urgency",),
     mutant_runs=1,
-    how="relay throttled to 4,000 B/s",
+    how="relay throttled to 16 kbit/s",
 )
 def thin_link(stage: Stage) -> Tally:
     """The alarm is in the store while most of the backlog still waits on the gateway."""
@@ -123,11 +123,11 @@ def thin_link(stage: Stage) -> Tally:
             wait_until(lambda place=stage.folder / name: status_pid(place), 20, "the agent")  # type: ignore[misc]
             device = TestAppliance(site.front_port, site.keys["noisy"], "noisy", site.secrets["noisy"])
             noise, now_ms, posted = random.Random(stage.chance.random()), int(time.time() * 1000), 0
-            for number in range(400):
+            for number in range(200):
                 device.post({"X": {"value": noise.random(), "time": now_ms - 1_000_000 + number}})
                 posted += 1
             held = site.gateway.edgectl("buffer", "status")["used_bytes"]
-            site.uplink.shape(bytes_per_s=4_000)
+            site.uplink.shape(bytes_per_s=2_000)
             site.uplink._open = True
             time.sleep(2)
             began = time.monotonic()
