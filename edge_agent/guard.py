@@ -69,7 +69,8 @@ class Guard:
         try:
             while child.poll() is None:
                 if select.select([heard], [], [], 0.2)[0]:
-                    ready = ready or b"READY=1" in heard.recv(4_096)
+                    said = heard.recv(4_096)
+                    ready = ready or b"READY=1" in said
                     last = time.monotonic()
                 patience = STOP_S if self._stopping else self._policy.hang_s if ready else START_S
                 if time.monotonic() - last > patience:
