@@ -55,3 +55,10 @@ def test_an_entry_of_the_quarantine_is_shown_replayed_and_discarded(tmp_path: Pa
     assert re.search(r"entry \d+ is replayed", said)
     assert re.search(r"[12] entries; say --yes to discard them", said)
     assert "discard done" in said
+
+
+def test_a_gateway_is_configured_for_tls_with_the_exported_authority(tmp_path: Path) -> None:
+    said = run("connect-over-tls.md", tmp_path, 2)
+    assert "CN=Hearthline CA" in said
+    assert "BEGIN CERTIFICATE" in (tmp_path / "ca.pem").read_text()
+    assert 'ca_file = "ca.pem"' in (tmp_path / "edge.toml").read_text()
