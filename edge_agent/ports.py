@@ -49,6 +49,8 @@ class OutboxState:
     quota_bytes: int
     written_bytes: int = 0
     appended_readings: int = 0
+    disk_full: bool = False
+    """Readings are refused; what the ballast was kept for is taken."""
 
     @property
     def used_bytes(self) -> int:
@@ -61,6 +63,7 @@ class OutboxState:
             "boot": self.boot,
             "quota_bytes": self.quota_bytes,
             "used_bytes": self.used_bytes,
+            "disk_full": self.disk_full,
             "written_bytes": self.written_bytes,
             "written_bytes_per_reading": round(self.written_bytes / self.appended_readings, 2) if self.appended_readings else None,
             "lanes": {lane.value: asdict(held) for lane, held in self.lanes.items()},

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,11 +133,6 @@ class SqliteOutbox:
 
     def state(self) -> OutboxState:
         return self._state
-
-    @property
-    def disk_full(self) -> bool:
-        """Whether the disk has no room for readings: only what the ballast was kept for is taken."""
-        return self._full
 
     async def marks(self, prefix: str = "") -> dict[str, bytes]:
         found: dict[str, bytes] = await self._submit(_Job(lambda file: file.marks(prefix), writes=False))
@@ -276,7 +272,7 @@ class SqliteOutbox:
                 continue
 
     def _deliver(self, outcomes: list[_Outcome]) -> None:
-        self._state = self._file.state
+        self._state = replace(self._file.state, disk_full=True) if self._full else self._file.state
         for job, result, error in outcomes:
             if job.future.done():
                 continue

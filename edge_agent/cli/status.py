@@ -31,6 +31,7 @@ def status(context: typer.Context, output: Output = Format.TABLE) -> None:
         ("front door", f"port {door['port']}, {door['attached']} attached" if door and running else "-"),
         *(("refused", text) for text in _refused(door if door and running else {})),
         ("devices", f"{online if running else 0} of {len(settings.devices)} online"),
+        *((("disk", "full: readings are refused, alarms and replies still have a reserve; free some space"),) if _full(found) else ()),
         ("buffered", f"{sum(lane['readings'] for lane in lanes)} readings in {sum(lane['frames'] for lane in lanes)} frames"),
     ]
     show(found, output, rows, ("WHAT", "STATE"))
@@ -38,6 +39,10 @@ def status(context: typer.Context, output: Output = Format.TABLE) -> None:
         say(f"the agent has said nothing for {silent_s:.0f} s: it hangs; restart it")
     if not running or silent_s > HUNG_S:
         raise typer.Exit(int(Exit.NOTHING_THERE))
+
+
+def _full(found: Mapping[str, Any]) -> bool:
+    return bool((found.get("buffer") or {}).get("disk_full"))
 
 
 def _clock(clock: Mapping[str, Any]) -> str:

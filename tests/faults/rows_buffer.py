@@ -197,7 +197,7 @@ def disk_full(stage: Stage) -> Tally:
 
 
 @fault(
-    6, "the quota is full", runs=6, few=1, mutants=("drop_without_a_gap",), mutant_runs=1, how="40 lanes of frames into a 20th of the room"
+    6, "the quota is full", runs=6, few=1, mutants=("drop_without_a_gap",), mutant_runs=6, how="40 lanes of frames into a 20th of the room"
 )
 def quota(stage: Stage) -> Tally:
     total = Tally(runs=0)
