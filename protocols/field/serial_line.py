@@ -97,7 +97,7 @@ def decode_value(kind: TagType, data: bytes) -> float:
     if len(data) != form.size:
         raise Refused(Reason.BAD_REGISTER, f"{len(data)} bytes, {kind} has {form.size}")
     (value,) = form.unpack(data)
-    return bool(value) if kind is TagType.BOOL else value  # type: ignore[no-any-return]
+    return bool(value) if kind is TagType.BOOL else value
 
 
 def encode_serial(frame: SerialFrame) -> bytes:

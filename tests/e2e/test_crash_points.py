@@ -1,6 +1,5 @@
-"""Every named crash point fires once on a running platform, and the account still balances; three broken builds show that it could fail."""
+"""Every named crash point fires once on a running platform, and the account still balances; a broken build shows it could fail."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from tests.e2e.mutant import mutant
 from tests.e2e.platform import ROOT, Cloud, wait_gone
 from tests.e2e.scenes import appliance_replay, settled, tsl_of, wait_rows
-from tests.e2e.trio import CLOUD_POINTS, EDGE_POINTS, HEADERS, RATE, Scene, made_up, scene
+from tests.e2e.trio import CLOUD_POINTS, EDGE_POINTS, HEADERS, RATE, made_up, scene
 
 
 def test_a_crash_at_any_named_point_loses_and_doubles_nothing(tmp_path: Path) -> None:
@@ -25,22 +24,6 @@ def test_a_crash_at_any_named_point_loses_and_doubles_nothing(tmp_path: Path) ->
             assert account.balanced, (name, account)
         assert accounts["local"].in_gaps == accounts["direct"].in_gaps == 0
         assert accounts["machine"].rows_in_gaps > 0
-
-
-@pytest.mark.parametrize(
-    ("name", "fault", "seen"),
-    [
-        ("no_watermark_check", Scene.resend_while_the_store_is_away, "duplicates"),
-        ("no_position_check", lambda played: played.fire("ingest.after_append"), "duplicates"),
-    ],
-)
-def test_the_oracle_catches_a_build_with(tmp_path: Path, name: str, fault: Callable[[Scene], None], seen: str) -> None:
-    code = mutant(name, tmp_path)
-    with Cloud(tmp_path, code=code) as cloud, scene(cloud, tmp_path, "broken", 400, code=code) as played:
-        wait_rows(played.logs["direct"], 60)
-        fault(played)
-        accounts = played.accounts(5, raw=tuple(played.logs))
-    assert any(getattr(account, seen) for account in accounts.values()), accounts
 
 
 @pytest.mark.parametrize("broken", [False, True])
