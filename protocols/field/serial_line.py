@@ -86,6 +86,8 @@ def encode_value(kind: TagType, value: float) -> bytes:
         whole = kind not in (TagType.FLOAT32, TagType.FLOAT64)
         if whole and value != int(value):
             raise Refused(Reason.OUT_OF_RANGE, f"{value!r} is no whole number, and {kind} holds nothing else")
+        if kind is TagType.BOOL and value not in (0, 1):
+            raise Refused(Reason.OUT_OF_RANGE, f"{value!r} is neither 0 nor 1")
         return _FORMS[kind].pack(int(value) if whole else value)
     except (struct.error, OverflowError, ValueError) as error:
         raise Refused(Reason.OUT_OF_RANGE, f"{value!r} does not fit {kind}: {error}") from error

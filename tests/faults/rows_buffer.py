@@ -176,7 +176,10 @@ def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
 
 def ends_refused(writer: Writer, folder_is_usable: Callable[[], None]) -> Tally:
     """The writer is told that the disk refuses, and what it was promised before is there afterwards."""
-    assert writer.end(30) == 3, "a writer whose disk refuses must be told"
+    try:
+        assert writer.end(30) == 3, "a writer whose disk refuses must be told"
+    finally:
+        writer.process.kill()
     promises = writer.promises()
     folder_is_usable()
     return judged(promises, asyncio.run(reopen(writer.file)))

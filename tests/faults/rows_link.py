@@ -57,12 +57,12 @@ def silent(stage: Stage, *, up: bool) -> Tally:
         return account(played, stage.runs, f"noticed after at most {slowest:.1f} s at a keepalive of 5 s")
 
 
-@fault(18, "the network is parted", runs=3, how="nothing passes, nothing is refused")
+@fault(18, "the network is parted", runs=2, how="nothing passes, nothing is refused")
 def partition(stage: Stage) -> Tally:
     return silent(stage, up=True)
 
 
-@fault(19, "half-open connection", runs=3, how="what the cloud says is lost, what we say arrives")
+@fault(19, "half-open connection", runs=2, how="what the cloud says is lost, what we say arrives")
 def half_open(stage: Stage) -> Tally:
     return silent(stage, up=False)
 
