@@ -39,7 +39,7 @@ def account(played: Scene, runs: int, outcome: str = "") -> Tally:
     return Tally.of_accounts(played.accounts(60, raw=("machine", "local")), runs=runs, outcome=outcome)
 
 
-@fault(1, "the whole agent killed at any moment", runs=40, few=2, how="SIGKILL, started again after 0 to 2 s")
+@fault(1, "the whole agent killed at any moment", runs=40, few=1, how="SIGKILL, started again after 0 to 2 s")
 def agent_killed(stage: Stage) -> Tally:
     with playing(stage, "kill", 120 * stage.runs) as played:
         for _ in range(stage.runs):
@@ -240,7 +240,7 @@ def no_ntp(stage: Stage) -> Tally:
 # --- commands
 
 
-@fault(30, "commands handed over again", runs=40, few=6, mutants=("forget_commands",), how="their answers held up on the link for 9 s")
+@fault(30, "commands handed over again", runs=40, mutants=("forget_commands",), how="their answers held up on the link for 9 s")
 def commands_repeated(stage: Stage) -> Tally:
     return commands(stage, kill=False)
 

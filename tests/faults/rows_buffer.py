@@ -44,7 +44,7 @@ def kill_once(folder: Path, after: int, wait_s: float, code: Path) -> Tally:
     return tally
 
 
-@fault(1, "the buffer's process killed at any moment", runs=200, few=16, mutants=("acknowledge_before_commit",), how="SIGKILL")
+@fault(1, "the buffer's process killed at any moment", runs=200, few=8, mutants=("acknowledge_before_commit",), how="SIGKILL")
 def buffer_killed(stage: Stage) -> Tally:
     plan = [(stage.folder / str(n), stage.chance.randrange(1, 400), stage.chance.random() * 0.05, stage.code) for n in range(stage.runs)]
     with concurrent.futures.ThreadPoolExecutor(2) as two:
@@ -91,7 +91,7 @@ def power_cut_once(acknowledged: int, code: Path) -> Tally:
         return judged(promises, kept)
 
 
-@fault(2, "power cut under the buffer", runs=50, few=3, mutants=("synchronous_off",), how="ext4 shut down without its log")
+@fault(2, "power cut under the buffer", runs=50, few=1, mutants=("synchronous_off",), how="ext4 shut down without its log")
 def power_cut(stage: Stage) -> Tally:
     return Tally.total(power_cut_once(stage.chance.choice([50, 300, 1_000, 4_000]), stage.code) for _ in range(stage.runs))
 
@@ -177,7 +177,7 @@ def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
 def ends_refused(writer: Writer, folder_is_usable: Callable[[], None]) -> Tally:
     """The writer is told that the disk refuses, and what it was promised before is there afterwards."""
     try:
-        assert writer.end(30) == 3, "a writer whose disk refuses must be told"
+        assert writer.end(15) == 3, "a writer whose disk refuses must be told"
     finally:
         writer.process.kill()
     promises = writer.promises()

@@ -22,7 +22,7 @@ def killed(stage: Stage, role: str, every_s: float) -> Tally:
         return account(played, stage.runs)
 
 
-@fault(25, "NATS killed", runs=20, few=2, how="SIGKILL")
+@fault(25, "NATS killed", runs=20, few=1, how="SIGKILL")
 def nats_killed(stage: Stage) -> Tally:
     return killed(stage, "nats", 1.5)
 
@@ -32,12 +32,12 @@ def access_killed(stage: Stage) -> Tally:
     return killed(stage, "access", 1.5)
 
 
-@fault(34, "ingest killed", runs=30, few=3, how="SIGKILL")
+@fault(34, "ingest killed", runs=30, few=2, how="SIGKILL")
 def ingest_killed(stage: Stage) -> Tally:
     return killed(stage, "ingest", 1.0)
 
 
-@fault(43, "the store's process killed", runs=20, few=2, how="SIGKILL of `core`")
+@fault(43, "the store's process killed", runs=20, how="SIGKILL of `core`")
 def core_killed(stage: Stage) -> Tally:
     return killed(stage, "core", 1.5)
 
