@@ -198,7 +198,6 @@ def jumped(stage: Stage, to: str) -> Tally:
     14,
     "the clock jumps back a year",
     runs=2,
-    few=1,
     mutants=("believe_the_wall_clock",),
     mutant_runs=1,
     how="libfaketime, offline and back",

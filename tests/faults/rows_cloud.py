@@ -95,7 +95,6 @@ def resident(pid: int | None) -> int:
     28,
     "frames delivered twice",
     runs=3,
-    few=1,
     mutants=("no_watermark_check",),
     mutant_runs=1,
     how="sent again after a reconnect, the store frozen",
@@ -142,9 +141,7 @@ def database_locked(stage: Stage) -> Tally:
         return account(played, stage.runs)
 
 
-@fault(
-    34, "ingest dies between the store and its own commit", runs=6, few=1, mutants=("no_position_check",), mutant_runs=1, how="crash point"
-)
+@fault(34, "ingest dies between the store and its own commit", runs=6, mutants=("no_position_check",), mutant_runs=1, how="crash point")
 def between_the_steps(stage: Stage) -> Tally:
     with playing(stage, "between", 160 * stage.runs + 200) as played:
         for _ in range(stage.runs):

@@ -109,7 +109,6 @@ def lossy_link(stage: Stage) -> Tally:
     23,
     "a link of 16 kbit/s, and an alarm behind a backlog",
     runs=2,
-    few=1,
     mutants=("no_urgency",),
     mutant_runs=1,
     how="relay throttled to 16 kbit/s",
