@@ -256,6 +256,9 @@ def commands(stage: Stage, *, kill: bool) -> Tally:
     ids: dict[int, str] = {}
     died = 0
     try:
+        if not kill:  # a link that is silent for nine seconds is not given up: the command comes again on the same connection
+            text = site.gateway.configuration.read_text()
+            site.gateway.configuration.write_text(text.replace("keepalive_s = 5\n", "keepalive_s = 60\n"))
         site.gateway.start()
         wait_until(lambda: status_pid(stage.folder / "edge"), 20, "the agent")
         device = TestAppliance(site.front_port, site.keys["hood"], "hood", site.secrets["hood"])

@@ -199,9 +199,7 @@ def disk_full(stage: Stage) -> Tally:
     return total
 
 
-@fault(
-    6, "the quota is full", runs=6, few=1, mutants=("drop_without_a_gap",), mutant_runs=6, how="40 lanes of frames into a 20th of the room"
-)
+@fault(6, "the quota is full", runs=6, few=1, mutants=("drop_without_a_gap",), mutant_runs=6, how="1 MiB under every policy")
 def quota(stage: Stage) -> Tally:
     total = Tally(runs=0)
     for number in range(stage.runs):
