@@ -75,6 +75,11 @@ class Link:
             self._open, self._resets, self._frozen_up, self._frozen_down = True, False, False, False
             self._delay_s, self._bytes_per_s, self._stalls = 0.0, 0.0, 0.0
 
+    def mend(self) -> None:
+        """The cable is in again; its shape stays."""
+        with self._lock:
+            self._open = True
+
     def redirect(self, target: tuple[str, int]) -> None:
         """New connections go somewhere else."""
         self._target = target

@@ -23,7 +23,7 @@ fault matrix of our reliability reference. *Acknowledged* counts what was promis
 polled is promised nothing. Each record ended as delivered once or inside a named gap; a fault fails with one record that did not, one
 that was visible twice, or one that was acknowledged and is gone. *Mutant* names a deliberately broken build that the same oracle caught.
 
-Written by `python -m tests.faults --table`; seed {seed}, {date}, {seconds:.0f} s.
+Written by `python -m tests.faults --table`: seed {seed}, code {code}, {date}, {seconds:.0f} s with the mutants.
 """
 
 
@@ -40,7 +40,9 @@ def main() -> int:
     results = run_all(options.seed, RESULTS, chosen, with_mutants=not options.no_mutants, say=lambda text: print(text, flush=True))
     write_json(results, ROOT / "build" / "faults.json")
     if options.table:
-        head = HEAD.format(seed=options.seed, date=time.strftime("%Y-%m-%d"), seconds=sum(result.seconds for result in results))
+        took_s = sum(result.seconds for result in results)
+        code = results[0].code if results else "none"
+        head = HEAD.format(seed=options.seed, code=code, date=time.strftime("%Y-%m-%d"), seconds=took_s)
         write_table(results, {one.id: one for one in FAULTS}, ROOT / "docs" / "reference" / "faults.md", head)
     failed = [result for result in results if not result.ok and not result.skipped]
     print(f"{len(results)} faults, {len(failed)} failed, {time.monotonic() - began:.0f} s; build/faults.json", flush=True)

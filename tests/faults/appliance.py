@@ -55,16 +55,20 @@ class TestAppliance:
         answer = json.dumps({"id": order["id"], "code": 200, "data": {}})
         self._client.publish(self._topic("thing/service/property/set_reply"), answer, qos=1)
 
+    def publish(self, topic: str, payload: bytes, timeout_s: float = 30.0) -> bool:
+        """Bytes as they are, as a wrong firmware would send them; whether they were acknowledged in time."""
+        info = self._client.publish(topic, payload, qos=1)
+        try:
+            info.wait_for_publish(timeout_s)
+        except (RuntimeError, ValueError):  # not connected: paho sends it later
+            return False
+        return info.is_published()
+
     def post(self, params: object, tail: str = "thing/event/property/post", timeout_s: float = 30.0) -> bool:
         """Whether it was acknowledged in time."""
         method = "thing." + tail.removeprefix("thing/").replace("/", ".")
         message = {"id": str(next(self._ids)), "version": "1.0", "params": params, "method": method}
-        info = self._client.publish(self._topic(tail), json.dumps(message), qos=1)
-        try:
-            info.wait_for_publish(timeout_s)
-        except (RuntimeError, ValueError):
-            return False
-        return info.is_published()
+        return self.publish(self._topic(tail), json.dumps(message).encode(), timeout_s)
 
     def number(self, time_ms: int | None = None) -> int:
         """Post the next number, without a time unless one is given."""

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -170,16 +171,24 @@ def play(one: Fault, seed: int, runs: int, folder: Path, clouds: Clouds | None, 
         stage.close()
 
 
-def caught(one: Fault, name: str, seed: int, folder: Path) -> bool:
-    """Whether the oracle sees that this mutant is broken."""
+def caught(one: Fault, name: str, seed: int, folder: Path) -> str:
+    """How the oracle sees that this mutant is broken; "" when it does not. A platform that does not even start is no catch: it is raised."""
     folder.mkdir(parents=True, exist_ok=True)
     code = mutant(name, folder)
     try:
-        return not play(one, seed, one.mutant_runs, folder / "play", None, code).ok
-    except NotHere:
-        raise
-    except (AssertionError, TimeoutError, RuntimeError, subprocess.TimeoutExpired):
-        return True
+        tally = play(one, seed, one.mutant_runs, folder / "play", None, code)
+    except (AssertionError, TimeoutError, subprocess.TimeoutExpired) as seen:
+        return f"{type(seen).__name__}: {str(seen).splitlines()[0][:200] if str(seen) else ''}"
+    return "" if tally.ok else f"{tally.lost} lost, {tally.duplicates} twice, {tally.false_acks} false acknowledgements of {tally.produced}"
+
+
+def code_now() -> str:
+    """The commit that is played, with a mark when files differ from it: results of other code are not gone on with."""
+    git = ["git", "-C", str(ROOT)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    rooms = ["protocols", "edge_agent", "cloud", "firmware_sim", "tests"]
+    changed = subprocess.run([*git, "diff", "HEAD", "--", *rooms], capture_output=True).stdout
+    return f"{head[:12]}+{zlib.crc32(changed):08x}" if changed else head[:12]
 
 
 def need_root() -> None:
@@ -199,27 +208,33 @@ class Result:
     """A line of the results file."""
 
     seed: int
+    code: str
     row: int
     fault: str
     tally: dict[str, object]
     ok: bool
     seconds: float
-    mutants: dict[str, bool]
+    mutants: dict[str, str]
     skipped: str = ""
     trace: str = ""
 
 
 def run_all(seed: int, file: Path, chosen: Iterable[Fault], *, with_mutants: bool, say: Callable[[str], None]) -> list[Result]:
-    """Play every fault that the file has no result of for this seed; returns all results of the seed."""
+    """Play every fault that the file has no good result of for this seed and this code; returns the results of all chosen."""
+    code = code_now()
     file.parent.mkdir(parents=True, exist_ok=True)
-    known = {(entry["seed"], entry["fault"]): entry for entry in map(json.loads, file.read_text().splitlines())} if file.exists() else {}
+    known = (
+        {(entry["seed"], entry.get("code"), entry["fault"]): entry for entry in map(json.loads, file.read_text().splitlines())}
+        if file.exists()
+        else {}
+    )
     results = []
     clouds = Clouds()
     try:
         for one in chosen:
-            entry = known.get((seed, one.id))
+            entry = known.get((seed, code, one.id))
             if entry is None or not entry["ok"]:
-                entry = asdict(_result(one, seed, clouds, with_mutants=with_mutants))
+                entry = asdict(_result(one, seed, code, clouds, with_mutants=with_mutants))
                 with file.open("a") as lines:
                     lines.write(json.dumps(entry) + "\n")
             result = Result(**entry)
@@ -231,10 +246,10 @@ def run_all(seed: int, file: Path, chosen: Iterable[Fault], *, with_mutants: boo
     return results
 
 
-def _result(one: Fault, seed: int, clouds: Clouds, *, with_mutants: bool) -> Result:
+def _result(one: Fault, seed: int, code: str, clouds: Clouds, *, with_mutants: bool) -> Result:
     began = time.monotonic()
     tally, skipped, trace = Tally(runs=0), "", ""
-    seen: dict[str, bool] = {}
+    seen: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="fault-", ignore_cleanup_errors=True) as folder:
         try:
             tally = play(one, seed, one.runs, Path(folder) / "play", clouds)
@@ -242,10 +257,10 @@ def _result(one: Fault, seed: int, clouds: Clouds, *, with_mutants: bool) -> Res
                 seen[name] = caught(one, name, seed, Path(folder) / name)
         except NotHere as missing:
             skipped = str(missing)
-        except (Exception, subprocess.TimeoutExpired):  # noqa: BLE001 - a fault that cannot be judged has failed, the others go on
+        except Exception:  # noqa: BLE001 - a fault that cannot be judged has failed, the others go on
             trace = traceback.format_exc()
     ok = tally.ok and all(seen.values()) and not trace
-    return Result(seed, one.row, one.id, asdict(tally), ok, round(time.monotonic() - began, 1), seen, skipped, trace)
+    return Result(seed, code, one.row, one.id, asdict(tally), ok, round(time.monotonic() - began, 1), seen, skipped, trace)
 
 
 def write_json(results: Iterable[Result], file: Path) -> None:

@@ -14,23 +14,12 @@ from pathlib import Path
 from types import ModuleType
 
 from tests.e2e.platform import ROOT
-from tests.faults.buffer_oracle import Kept, Promises, Writer, reopen
+from tests.faults.buffer_oracle import Kept, Promises, Writer, judged, reopen
 from tests.faults.harness import NotHere, Stage, Tally, fault, need, need_root
 
 DATA = Path(os.environ.get("HEARTHLINE_DATA", ROOT.parent / "shared" / "data"))
 SHARED = Path(os.environ.get("HEARTHLINE_SHARED", DATA.parent))
 TOOL = SHARED / "tools" / "power_cut.py"
-
-
-def judged(promises: Promises, kept: Kept) -> Tally:
-    """Acknowledged frames that are gone or changed, holes in the sequence, numbers that are there twice."""
-    gone = sum(kept.frames.get(seq) != number for seq, number in promises.acknowledged.items())
-    holes = len(set(range(1, max(kept.frames, default=0) + 1)) - set(kept.frames))
-    twice = len(kept.frames) - len(set(kept.frames.values()))
-    numbers = set(kept.frames.values())
-    early = sum(number not in numbers or number < promises.last.get(name, 0) for name, number in kept.marks.items())
-    produced = max(len(kept.frames), len(promises.acknowledged))
-    return Tally(produced, len(promises.acknowledged), holes + gone + early, twice, gone)
 
 
 def kill_once(folder: Path, after: int, wait_s: float, code: Path) -> Tally:
@@ -226,7 +215,6 @@ def failing(stage: Stage, what: str, probability: float) -> Tally:
     for number in range(stage.runs):
         folder = stage.folder / str(number)
         folder.mkdir(parents=True)
-        # The reading of Python's own modules must not fail: the fault begins with the buffer's first writes.
         prefix = ("fiu-run", "-x", "-c", f"enable_random name={what},probability={probability}")
         writer = Writer(folder / "buffer.db", code=stage.code, prefix=prefix)
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.buffer_oracle import Writer, judge, reopen
+from tests.faults.buffer_oracle import Writer, judged, reopen
 
 
 @pytest.mark.parametrize("acknowledged", [1, 300, 3_000])
@@ -13,7 +13,8 @@ async def test_a_killed_process_loses_nothing_that_was_acknowledged(tmp_path: Pa
     writer = Writer(tmp_path / "buffer.db")
     writer.wait_for(acknowledged)
     writer.kill()
-    judge(writer.promises(), await reopen(writer.file))
+    tally = judged(writer.promises(), await reopen(writer.file))
+    assert tally.ok, tally
 
 
 async def test_a_process_killed_between_commit_and_acknowledgement_has_stored(tmp_path: Path) -> None:
