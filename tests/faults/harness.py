@@ -172,7 +172,7 @@ def play(one: Fault, seed: int, runs: int, folder: Path, clouds: Clouds | None, 
 
 
 def caught(one: Fault, name: str, seed: int, folder: Path) -> str:
-    """How the oracle sees that this mutant is broken; "" when it does not. A platform that does not even start is no catch: it is raised."""
+    """How the oracle sees that this mutant is broken; "" when it does not. Raises what keeps it from being played: that is no catch."""
     folder.mkdir(parents=True, exist_ok=True)
     code = mutant(name, folder)
     try:
@@ -223,11 +223,8 @@ def run_all(seed: int, file: Path, chosen: Iterable[Fault], *, with_mutants: boo
     """Play every fault that the file has no good result of for this seed and this code; returns the results of all chosen."""
     code = code_now()
     file.parent.mkdir(parents=True, exist_ok=True)
-    known = (
-        {(entry["seed"], entry.get("code"), entry["fault"]): entry for entry in map(json.loads, file.read_text().splitlines())}
-        if file.exists()
-        else {}
-    )
+    lines_held = file.read_text().splitlines() if file.exists() else []
+    known = {(entry["seed"], entry.get("code"), entry["fault"]): entry for entry in map(json.loads, lines_held)}
     results = []
     clouds = Clouds()
     try:

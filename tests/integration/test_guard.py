@@ -62,6 +62,7 @@ def test_an_agent_that_hangs_is_killed_and_started_again_and_one_that_dies_too(t
         wait_until(lambda: pid_of(config), 20, "the agent")
         first = pid_of(config)
         assert first is not None
+        time.sleep(2.5)  # it has said several times that it lives: what was said before must not count as life afterwards
         os.kill(first, signal.SIGSTOP)
         took = wait_until(lambda: pid_of(config) not in (None, first), 30, "another agent")
         assert 2.0 < took < 20.0
