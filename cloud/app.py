@@ -94,14 +94,8 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
 
         state = app.state
         pages.install(app, Sessions(database, state.vault), Live(database, state.history, bus, state.checks, lease))
-        redelivery = Redelivery(database, state.downlink)
-        redelivering = asyncio.create_task(redelivery.run(), name="redelivery")
-
-        async def end_redelivery() -> None:
-            redelivery.stop()
-            await redelivering
-
-        stack.push_async_callback(end_redelivery)
+        redelivering = asyncio.create_task(Redelivery(database, state.downlink).run(), name="redelivery")
+        stack.callback(redelivering.cancel)
         server = _api_server(app)
         serving = asyncio.create_task(server.serve([*listeners] or [listen(settings.host, settings.api_port)]), name="api")
         await _until_stopped(serving, stop, end=partial(setattr, server, "should_exit", True))

@@ -53,7 +53,7 @@ class Agent:
     link_policy: RestartPolicy
     start_spread_s: float = 0.0
     pace: Pace = field(default_factory=Pace)
-    watchdog: Watchdog = field(default_factory=lambda: Watchdog({}))
+    watchdog: Watchdog = field(default_factory=Watchdog)
     started_ms: int = 0
     _said: str | None = None
     ready: Callable[[], None] = field(default=lambda: None)

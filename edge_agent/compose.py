@@ -64,7 +64,7 @@ async def compose(settings: Settings, scorer: Scorer | None = None) -> Agent:
     await outbox.remember(clock.take_marks())
     clean = marks.get(CLEAN) == b"1"
     seen = {lane: SeenRing(prefix, marks) for lane, prefix in SEEN.items()}
-    collector = Collector(outbox, seen, close_after_s=settings.buffer.close_after_ms / 1000)
+    collector = Collector(outbox, seen, close_after_s=settings.buffer.close_after_ms / 1000, now_s=clock.monotonic)
 
     # the devices behind this gateway
     models = {DeviceKey(device.product_key, device.device_name): device.model for device in settings.devices}
@@ -135,7 +135,7 @@ async def compose(settings: Settings, scorer: Scorer | None = None) -> Agent:
     spread_s = float(uplink.start_spread_s) if clock.machine_started_just_now() else 0.0  # a whole site has power again
     return Agent(
         settings.data_dir, clock, outbox, collector, forwarder, obey, presence, registry, connectors, refine, front_door, listen,
-        link_policy, spread_s, watchdog=Watchdog({"NOTIFY_SOCKET": settings.notify_socket}),
+        link_policy, spread_s, watchdog=Watchdog(settings.notify_socket),
     )  # fmt: skip
 
 

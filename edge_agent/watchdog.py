@@ -1,16 +1,15 @@
 """Saying that the agent lives, in the words of sd_notify(3): to systemd, or to `edgectl guard`."""
 
 import socket
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 
 class Watchdog:
-    """Datagrams to $NOTIFY_SOCKET; nobody listening is no error."""
+    """Datagrams to `address` ($NOTIFY_SOCKET; "" for nobody); nobody listening is no error."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._address = environ.get("NOTIFY_SOCKET", "")
+    def __init__(self, address: str = "") -> None:
+        self._address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if self._address else None
         if self._socket is not None:
             self._socket.setblocking(False)  # whoever does not read must not stop the agent

@@ -207,8 +207,8 @@ def fail_command(work: UnitOfWork, command_id: str) -> None:
     work.session.execute(change.values(state=str(CommandState.FAILED), finished_ms=now_ms()))
 
 
-def undelivered(work: UnitOfWork, created_before_ms: int, limit: int) -> list[Undelivered]:
-    """Commands through connected gateways that are neither answered nor expired, the oldest first."""
+def undelivered(work: UnitOfWork, created_before_ms: int, after: int, limit: int) -> list[Undelivered]:
+    """Commands through connected gateways that are neither answered nor expired, the oldest behind the id `after` first."""
     query = (
         select(CommandRow, DeviceRow, _Gateway)
         .join(DeviceRow, DeviceRow.id == CommandRow.device_id)
@@ -217,6 +217,7 @@ def undelivered(work: UnitOfWork, created_before_ms: int, limit: int) -> list[Un
         .where(
             CommandRow.state.in_((CommandState.QUEUED, CommandState.SENT)),
             CommandRow.expires_ms > now_ms(),
+            CommandRow.id > after,
             CommandRow.created_ms < created_before_ms,
             _GatewayPresence.online,
         )

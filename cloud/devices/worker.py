@@ -59,33 +59,30 @@ class Redelivery:
     That is safe, because a gateway remembers on its disk what it was told. A direct device remembers nothing: it is asked once.
     """
 
-    def __init__(self, database: Database, downlink: Downlink, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._database, self._downlink, self._now_s = database, downlink, now_s
+    def __init__(
+        self, database: Database, downlink: Downlink, now_s: Callable[[], float] = time.monotonic, at_once: int = HANDED_AT_ONCE
+    ) -> None:
+        self._database, self._downlink, self._now_s, self._at_once = database, downlink, now_s, at_once
         self._handed: dict[str, float] = {}
-        self._stop = asyncio.Event()
+        self._after = 0  # where the next turn goes on: those that get no answer must not keep the others from theirs
 
     async def run(self) -> None:
-        """Until `stop`."""
-        while not self._stop.is_set():
+        """For ever, until cancelled."""
+        while True:
+            await asyncio.sleep(HAND_OVER_S)
             try:
                 await self.turn()
             except Exception as error:  # noqa: BLE001 - a database or a bus that is away comes back
                 get_logger().warning("command.redelivery_failed", error=str(error))
-            try:
-                await asyncio.wait_for(self._stop.wait(), HAND_OVER_S)
-            except TimeoutError:
-                continue
-
-    def stop(self) -> None:
-        self._stop.set()
 
     async def turn(self) -> int:
         """Hand over what is due, and return how many commands that were."""
         found = await asyncio.to_thread(self._find)
+        self._after = int(found[-1].command_id) if len(found) == self._at_once else 0
         now, handed = self._now_s(), 0
-        self._handed = {one.command_id: self._handed[one.command_id] for one in found if one.command_id in self._handed}
+        self._handed = {known: at_s for known, at_s in self._handed.items() if now - at_s < AGAIN_S}
         for command in found:
-            if now - self._handed.get(command.command_id, -AGAIN_S) < AGAIN_S:
+            if command.command_id in self._handed:
                 continue
             self._handed[command.command_id] = now
             try:
@@ -101,7 +98,7 @@ class Redelivery:
 
     def _find(self) -> list[Undelivered]:
         with self._database.system() as work:
-            return registry.undelivered(work, now_ms() - PATIENCE_MS, HANDED_AT_ONCE)
+            return registry.undelivered(work, now_ms() - PATIENCE_MS, self._after, self._at_once)
 
     def _left(self, command: Undelivered) -> None:
         with self._database.unit_of_work(command.tenant_id) as work:

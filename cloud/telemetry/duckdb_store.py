@@ -38,6 +38,7 @@ from cloud.telemetry.tail import SEGMENTS, Tail
 
 TABLES_A_QUERY: Final = 64  # in one statement, of whole days: a year of small days is six statements, not one of 365 branches
 RECEIPT_MS: Final = 1_000  # how exactly it is kept when a row came
+STREAM_CHANGED: Final = -1  # position of a receipt: rows do not say of which stream theirs is, so nobody can tell any more when they came
 _NOTHING: Final = "SELECT 0::BIGINT AS ts, 0::DOUBLE AS v, 0::BIGINT AS pos, 0::BIGINT AS arrival WHERE false"
 _NO_TAIL: Final = Tail(0)
 
@@ -133,7 +134,7 @@ class DuckDbStore:
             grown = self._write(append)
             self._connection.execute(self._move, [append.end.stream_id, append.end.sequence])
             self._connection.commit()
-        except BaseException:
+        except BaseException:  # raised again: whatever it was, the transaction must not stay open
             self._connection.rollback()
             raise
         # Readers see new tables, series and the position only now that the rows are durable.
@@ -173,6 +174,8 @@ class DuckDbStore:
         if append.notes:
             noted = [(n.product_key, n.device_name, n.from_ms, n.to_ms, n.shift_ms) for n in append.notes]
             self._insert("clock_note", _arrow(noted, ("product_key", "device_name", "from_ms", "to_ms", "shift_ms")))
+        if append.start.stream_id not in ("", append.end.stream_id):
+            self._insert("receipt", _arrow([(STREAM_CHANGED, append.received_ms)], ("position", "received_ms")))
         if append.received_ms - self._received_ms >= RECEIPT_MS:
             self._insert("receipt", _arrow([(append.end.sequence, append.received_ms)], ("position", "received_ms")))
         return grown
@@ -298,8 +301,13 @@ class DuckDbStore:
         if not len(positions):
             return positions
         with self._cursor() as cursor:
+            if cursor.execute("SELECT count(*) FROM receipt WHERE position = ?", [STREAM_CHANGED]).fetchone()[0]:
+                return np.zeros(len(positions), np.int64)
+            low, high = int(positions.min()), int(positions.max())
             found = cursor.execute(
-                "SELECT position, received_ms FROM receipt WHERE position >= ? ORDER BY position", [int(positions.min())]
+                "SELECT position, received_ms FROM receipt WHERE position >= ?"
+                " AND position <= coalesce((SELECT min(position) FROM receipt WHERE position >= ?), ?) ORDER BY position",
+                [low, high, high],
             ).fetchnumpy()
         at = np.searchsorted(found["position"], positions)
         times = np.append(np.asarray(found["received_ms"], np.int64), 0)

@@ -111,7 +111,7 @@ class Ordering:
             crash_point("core.before_ordering_commit")
             with self._segments.replacing(old, new):
                 cursor.commit()
-        except BaseException:
+        except BaseException:  # raised again: whatever it was, the transaction must not stay open
             cursor.rollback()
             raise
         for segment in old:

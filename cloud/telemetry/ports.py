@@ -51,7 +51,10 @@ class TelemetryStore(Protocol):
         ...
 
     def received(self, positions: Ints64) -> Ints64:
-        """When the message at each position had come (epoch ms, up to a second later than it did); 0 where that is not known yet."""
+        """When the message at each position had come (epoch ms, up to a second later than it did).
+
+        0 where that is not known: yet, or since a stream was lost and positions were counted anew.
+        """
         ...
 
     def close(self) -> None:

@@ -83,7 +83,7 @@ class FrameFile:
             else:
                 forget_copy(path)
             self._begin_boot()
-        except BaseException:
+        except BaseException:  # raised again: whatever it was, the file must not stay locked
             self._db.close(True)
             raise
         self._age_offset = self._rows.oldest_age_s() - running_s()

@@ -34,6 +34,23 @@ _NOT_LET_IN = frozenset((0x86, 0x87))  # bad user name or password, not authoris
 _WHAT_TO_CHECK = "; check gateway.device_name and gateway.secret_file against what the cloud gave, and that the device is enabled there"
 
 
+_CERTIFICATE = (
+    "; check that uplink.host is a name the platform was started with (HEARTHLINE_TLS_NAMES), that uplink.ca_file is what "
+    "`hearthline ca export` prints there, and this machine's clock"
+)
+_NO_TLS = "; what answers there speaks no TLS: check uplink.port (it is that of `--mqtts-port`), or a portal of this network is in the way"
+
+
+def _hint(problem: Exception) -> str:
+    """What to do about a connection that did not come about, where that is known."""
+    if isinstance(problem, aiomqtt.MqttCodeError):
+        return _WHAT_TO_CHECK if _code(problem.rc) in _NOT_LET_IN else ""
+    text = str(problem)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return _CERTIFICATE
+    return _NO_TLS if "[SSL" in text else ""
+
+
 def _code(code: object) -> int | None:
     """The number of a paho reason code."""
     value = getattr(code, "value", code)
@@ -148,8 +165,7 @@ class MqttUplink:
                     await client.subscribe(topic, qos=1)
                 yield Session(client, self._product_key, self._device_name)
         except aiomqtt.MqttError as problem:
-            hint = _WHAT_TO_CHECK if isinstance(problem, aiomqtt.MqttCodeError) and _code(problem.rc) in _NOT_LET_IN else ""
-            raise LinkDown(f"{self._host}:{self._port}: {problem}{hint}") from problem
+            raise LinkDown(f"{self._host}:{self._port}: {problem}{_hint(problem)}") from problem
         finally:
             for outcome in client.outcomes.values():
                 outcome.cancel()

@@ -29,8 +29,16 @@ class Collector:
     reply at once.
     """
 
-    def __init__(self, outbox: Outbox, seen: Mapping[Lane, SeenRing], *, close_after_s: float, retry_s: float = RETRY_S) -> None:
-        self._outbox, self._seen = outbox, seen
+    def __init__(
+        self,
+        outbox: Outbox,
+        seen: Mapping[Lane, SeenRing],
+        *,
+        close_after_s: float,
+        retry_s: float = RETRY_S,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._outbox, self._seen, self._now_s = outbox, seen, now_s
         self._close_after_s, self._retry_s = close_after_s, retry_s
         self._open: dict[Lane, Batch] = {lane: Batch() for lane in LANES}
         self._unsure: dict[tuple[Lane, int], Batch] = {}  # stamped while the clock was unknown: frames of their own, by period
@@ -170,7 +178,7 @@ class Collector:
         refused_before = False
         while frames:
             appends = [self._outbox.append(frame.lane, frame.body, frame.readings, frame.marks, frame.period) for frame in frames]
-            self.busy_since = time.monotonic()
+            self.busy_since = self._now_s()
             outcomes = await asyncio.gather(*appends, return_exceptions=True)
             self.busy_since = None
             left: list[_Frame] = []

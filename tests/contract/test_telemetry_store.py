@@ -255,3 +255,6 @@ def test_it_is_kept_to_the_second_when_rows_came(open_store: Open) -> None:
     store.append(Append(at(9), at(10), numbers=numbers((1, 4, 1.0), position=10), received_ms=11_200))
     store = open_store()
     assert store.received(np.array([5, 6, 8, 10])).tolist() == [10_000, 11_100, 11_100, 0]
+    store.append(Append(at(10), Position("anew", 0), received_ms=20_000))
+    store = open_store()
+    assert store.received(np.array([5, 6, 8, 10])).tolist() == [0, 0, 0, 0], "positions are counted anew: a time would be a guess"

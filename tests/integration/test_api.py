@@ -274,6 +274,22 @@ async def test_a_command_for_a_gateway_that_is_away_waits_for_it_and_is_handed_o
     assert device
 
 
+async def test_commands_without_an_answer_do_not_keep_later_ones_from_being_handed_over(rig: Rig) -> None:
+    product_key = await rig.product(rig.one)
+    await rig.device(rig.one, product_key, "stove-1", "line-1")
+    gateway = await rig.device(rig.one, "gateway", "gw-1", "line-1")
+    path = f"/v1/devices/{product_key}/stove-1/properties"
+    ids = [(await rig.one.post(path, json={"Level": n}, params={"expires_in_s": 3600})).json()["command_id"] for n in range(5)]
+    with rig.database.system() as work:
+        work.session.execute(update(CommandRow).values(created_ms=CommandRow.created_ms - 60_000))
+        work.commit()
+    rig.online(gateway)
+    redelivery = Redelivery(rig.database, rig.downlink, now_s=lambda: 0.0, at_once=2)
+    for _ in range(3):
+        await redelivery.turn()
+    assert [command_id for _, _, command_id, _ in rig.downlink.sent] == ids
+
+
 async def test_a_command_that_did_not_leave_is_failed_and_one_of_unknown_fate_is_still_open(rig: Rig) -> None:
     product_key = await rig.product(rig.one)
     rig.online(await rig.device(rig.one, product_key, "stove-1"))

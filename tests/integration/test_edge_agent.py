@@ -73,9 +73,18 @@ class Agent:
                 process.kill()
             process.wait()
 
-    async def stored(self) -> list[tuple[str, float, int]]:
-        """What the buffer file holds in its live lane, as (identifier, value, time)."""
-        outbox = SqliteOutbox(self.home / "data" / "buffer.db", quotas=Quotas(1 << 30), gateway=("gateway", "gw1"), now_ms=lambda: 0)
+    async def stored(self, shift_ms: int = 0) -> list[tuple[str, float, int]]:
+        """What the buffer file holds in its live lane, as (identifier, value, time).
+
+        With times of an unconfirmed clock moved by `shift_ms`, as they are once the time is known.
+        """
+        outbox = SqliteOutbox(
+            self.home / "data" / "buffer.db",
+            quotas=Quotas(1 << 30),
+            gateway=("gateway", "gw1"),
+            now_ms=lambda: 0,
+            shift=lambda period: (0, shift_ms),
+        )
         try:
             found = []
             for _, frame in await outbox.next(Lane.LIVE, 0, 10_000):
@@ -234,3 +243,20 @@ async def test_the_forecast_goes_by_what_really_came(agent: Agent) -> None:
         assert live["bytes_per_s"] * found["over_s"] == pytest.approx(came, rel=0.3)  # what came in the first and the last second aside
         assert live["full_in_s"] == pytest.approx(((1 << 30) * 30 // 32 - came) / live["bytes_per_s"], rel=0.1)
         assert (found["first"], found["loses"], found["drain_s"]) == ("live", False, None)  # the cloud was never there
+
+
+async def test_times_of_devices_stay_and_those_of_an_unset_clock_are_moved(agent: Agent) -> None:
+    with agent.config.open("a") as file:
+        file.write('[clock]\ntrust = "cloud"\n')
+    now_ms = int(time.time() * 1000)
+    with agent.running():
+        async with client(agent) as door:
+            timed = {"PowerSwitch": {"value": 1, "time": now_ms + 5_000}}  # a device's clock runs ahead of ours, as it may
+            for number, params in enumerate((timed, {"PowerSwitch": 0}, {"LightLevel": {"value": 2, "time": now_ms - 9_000}})):
+                await door.publish(POST, json.dumps({"id": str(number), "version": "1.0", "params": params}), qos=1)
+    hour_ms = 3_600_000
+    stored = {(name, value): at for name, value, at in await agent.stored(hour_ms)}
+    assert stored.pop(("PowerSwitch", 1.0)) == now_ms + 5_000
+    assert stored.pop(("LightLevel", 2.0)) == now_ms - 9_000
+    assert 0 <= stored.pop(("PowerSwitch", 0.0)) - hour_ms - now_ms < 30_000
+    assert not stored

@@ -184,6 +184,7 @@ async def test_the_uplink_trusts_the_platform_s_own_ca_and_nobody_else(tmp_path:
     async with tls_cloud(ours.context()) as port:
         async with over_tls(port, ours.ca_file).connect() as session:
             assert await session.publish(EdgeChannel.UP_LIVE, b"x") == 0
+        assert "hearthline ca export" in await refused_because(over_tls(port, strange.ca_file)), "it says what to check"
         assert "CERTIFICATE_VERIFY_FAILED" in await refused_because(over_tls(port, strange.ca_file))
         assert "CERTIFICATE_VERIFY_FAILED" in await refused_because(over_tls(port, None))
         assert "CERTIFICATE_VERIFY_FAILED" in await refused_because(over_tls(port, ours.ca_file, "localhost")), "another name"
@@ -219,6 +220,7 @@ async def test_a_captive_portal_gets_no_credentials_and_no_frames(tmp_path: Path
     async with server:
         problem = await refused_because(over_tls(server.sockets[0].getsockname()[1], Authority(tmp_path).ca_file))
     assert "SSL" in problem or "WRONG_VERSION" in problem
+    assert "speaks no TLS" in problem
     assert heard
     assert not any(b"gw1" in data for data in heard)
 

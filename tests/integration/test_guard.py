@@ -104,13 +104,13 @@ def test_the_agent_speaks_sd_notify(tmp_path: Path) -> None:
 def test_a_watchdog_that_nobody_reads_stops_nobody(tmp_path: Path) -> None:
     with listen(str(tmp_path / "n")) as heard:
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        watchdog = Watchdog({"NOTIFY_SOCKET": str(tmp_path / "n")})
+        watchdog = Watchdog(str(tmp_path / "n"))
         began = time.monotonic()
         for _ in range(10_000):
             watchdog.say("WATCHDOG=1")
         assert time.monotonic() - began < 5
         watchdog.close()
-    gone = Watchdog({"NOTIFY_SOCKET": str(tmp_path / "nobody")})
+    gone = Watchdog(str(tmp_path / "nobody"))
     gone.say("READY=1")
     gone.close()
 
