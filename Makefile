@@ -33,10 +33,11 @@ check: setup                   ## lint, format, types, architecture
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two at a time, file by file: values first; then whole platforms, the longest first.
+# Two at a time, file by file: values first, and beside them the faults, which tire the disk and look at no clock; then whole platforms, the
+# longest first, some of which do.
 test: check                    ## everything that must hold, under 12 minutes on 2 cores
-	$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/contract tests/architecture tests/docs $(PYTEST)
-	$(BIN)/pytest -n 2 --dist loadfile tests/e2e tests/faults tests/integration $(PYTEST)
+	$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/contract tests/architecture tests/docs tests/faults $(PYTEST)
+	$(BIN)/pytest -n 2 --dist loadfile tests/e2e tests/integration $(PYTEST)
 
 bench: setup                   ## build/bench.json: ratios against peers and bare baselines in the same run
 	$(BIN)/python -m tests.benchmarks

@@ -218,13 +218,13 @@ class Frames:
         """The answer to a gateway that connected: how far each of its lanes is committed, and what time it was. Raises Refused."""
         message = decode_message(Exchange, payload)
         committed = {lane: self._marks.get((session.device_id, message.buffer_id, lane), Mark()).sequence for lane in Lane}
-        return self._exchange_reply(session.product_key, session.device_name, message.buffer_id, committed, received_ms)
+        return self._exchange_reply(session.product_key, session.device_name, message.buffer_id, committed, received_ms, message.number)
 
     def _exchange_reply(
-        self, product_key: str, device_name: str, buffer_id: str, committed: dict[Lane, int], received_ms: int = 0
+        self, product_key: str, device_name: str, buffer_id: str, committed: dict[Lane, int], received_ms: int = 0, number: int = 0
     ) -> Downlink:
         topic = str(EdgeTopic(product_key, device_name, EdgeChannel.DOWN_EXCHANGE))
-        return Downlink(product_key, device_name, topic, encode_message(ExchangeReply(buffer_id, committed, received_ms)))
+        return Downlink(product_key, device_name, topic, encode_message(ExchangeReply(buffer_id, committed, received_ms, number)))
 
     def take_answers(self) -> list[Downlink]:
         """What the gateways of this batch have to hear once it is committed: the newest watermarks, each once."""

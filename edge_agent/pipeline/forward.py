@@ -55,7 +55,8 @@ class Forwarder:
         self._told_time = told_time
         self._window, self._bandwidth, self._bulk_hours, self._meet_s = window, bandwidth, bulk_hours, meet_s
         self._room = asyncio.Event()
-        self._asked_s = (0.0, 0.0)  # when the last exchange left, and when it had arrived
+        self._number = int(clock.monotonic() * 1000)  # of the last exchange: other than those of an agent before us
+        self._asked_s = (0.0, 0.0)  # when that left, and when it had arrived
         self._cursor: dict[Lane, int] = {}  # the last seq sent on this connection
         self._ahead: dict[Lane, deque[tuple[int, bytes]]] = {lane: deque() for lane in LANES}
         self._met = asyncio.Event()
@@ -125,7 +126,9 @@ class Forwarder:
         state = self._outbox.state()
         lanes = {lane: LaneSpan(held.floor, held.next_seq) for lane, held in state.lanes.items()}
         left_s = self._clock.monotonic()
-        reason = await session.publish(_EXCHANGE, encode_message(Exchange(state.buffer_id.hex(), state.boot, lanes)))
+        self._number += 1
+        self._asked_s = (left_s, float("inf"))
+        reason = await session.publish(_EXCHANGE, encode_message(Exchange(state.buffer_id.hex(), state.boot, lanes, self._number)))
         self._asked_s = (left_s, self._clock.monotonic())
         if reason >= 0x80:
             raise LinkDown(f"the cloud refused the exchange: reason {reason:#04x}")
@@ -213,8 +216,8 @@ class Forwarder:
                 case Committed(buffer_id, committed) if buffer_id == ours:
                     crash_point("forward.before_watermark")
                     await self._forget(committed)
-                case ExchangeReply(buffer_id, committed, time_ms) if buffer_id == ours:
-                    if time_ms:
+                case ExchangeReply(buffer_id, committed, time_ms, number) if buffer_id == ours:
+                    if time_ms and number == self._number:  # the answer to an exchange of before would be taken for one of now
                         await self._hear_time(time_ms)
                     await self._outbox.reconcile(committed)
                     self._start_over(self._floors())
@@ -226,9 +229,9 @@ class Forwarder:
 
     async def _hear_time(self, cloud_ms: int) -> None:
         """The cloud's time when our exchange arrived there: between its leaving and its PUBACK."""
-        left_s, arrived_s = self._asked_s
-        arrived_s = max(left_s, arrived_s)
-        since_ms = round(1000 * (self._clock.monotonic() - (left_s + arrived_s) / 2))
+        now_s, (left_s, arrived_s) = self._clock.monotonic(), self._asked_s
+        arrived_s = min(arrived_s, now_s)  # the answer may overtake the PUBACK
+        since_ms = round(1000 * (now_s - (left_s + arrived_s) / 2))
         await self._told_time(cloud_ms + since_ms, round(500 * (arrived_s - left_s)))
 
     async def _forget(self, committed: Mapping[Lane, int]) -> None:

@@ -16,22 +16,24 @@ class LaneSpan(msgspec.Struct, frozen=True, gc=False):
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """Up, on every connect: what the buffer is and holds. `buffer_id` is 32 hex digits."""
+    """Up, on every connect: what the buffer is and holds. `buffer_id` is 32 hex digits, `number` comes back with the answer."""
 
     buffer_id: str
     boot: int
     lanes: dict[Lane, LaneSpan]
+    number: int = 0
 
 
 class ExchangeReply(msgspec.Struct, frozen=True):
     """Down, the answer: what the cloud has committed of this buffer (0 = nothing). The edge resends from there + 1.
 
-    `time_ms` is the cloud's time when the exchange reached it; 0 where the answer is not to one.
+    `time_ms` is the cloud's time when the exchange of this `number` reached it; 0 where the answer is not to one.
     """
 
     buffer_id: str
     committed: dict[Lane, int]
     time_ms: int = 0
+    number: int = 0
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -86,6 +88,8 @@ def _check(message: Message) -> None:
     if len(message.buffer_id) != 32 or set(message.buffer_id) - set("0123456789abcdef"):
         raise Refused(Reason.BAD_ENVELOPE, "buffer_id: 32 lower-case hex digits")
     if isinstance(message, Exchange):
+        if not 0 <= message.number < 1 << 53:
+            raise Refused(Reason.BAD_ENVELOPE, "number: 0 to 2^53 - 1")
         if not 0 <= message.boot < 1 << 32:
             raise Refused(Reason.BAD_ENVELOPE, "boot: 0 to 2^32 - 1")
         for lane, span in message.lanes.items():

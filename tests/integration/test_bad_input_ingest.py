@@ -310,7 +310,7 @@ def test_a_frame_s_values_that_break_the_thing_model_are_refused_alone_and_named
     scene: Scene, gateway: tuple[Gateway, Device]
 ) -> None:
     sender, behind = gateway
-    at, name = now_ms(), behind.name
+    at, name = now_ms() - 1_000, behind.name  # the good frame's reading, which is of now, must not share a ms with one of these
     values = (
         (name, "Power", at, 1.0), (name, "Power", at + 1, 9000.25), (name, "Power", at + 2, -0.5), (name, "Power", at + 3, 9000.0),
         (name, "Level", at, 9.0), (name, "Level", at + 1, 2.5), (name, "Mode", at, 1.0), (name, "Mode", at + 1, 2.0),

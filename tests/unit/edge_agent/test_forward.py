@@ -13,7 +13,7 @@ from edge_agent.ports import LinkDown
 from protocols.edgelink.columns import Columns
 from protocols.edgelink.frame import body_of, decode_body, decode_header, encode_body
 from protocols.edgelink.lanes import GapReason, Lane
-from protocols.edgelink.messages import Command, Committed, ExchangeReply
+from protocols.edgelink.messages import Command, Committed, Exchange, ExchangeReply, decode_message
 from protocols.edgelink.records import GapRecord
 from protocols.edgelink.topics import EdgeChannel
 from tests.fakes.edge import FakeClock, FakeCloud
@@ -214,3 +214,18 @@ async def test_commands_are_handed_on() -> None:
         rig.cloud.say(command)
         await settle()
         assert rig.commands == [command]
+
+
+async def test_the_cloud_s_time_is_taken_from_the_answer_to_our_last_exchange_and_from_no_other() -> None:
+    rig = Rig()
+    rig.meets = False
+    async with asyncio.timeout(10), rig.running():
+        while not rig.cloud.published:
+            await asyncio.sleep(0)
+        asked = decode_message(Exchange, rig.cloud.published[0][1])
+        rig.clock.forward(4.0)  # it was under way for a while; the cloud's answer tells when it came there
+        for number in (asked.number - 1, asked.number):
+            rig.cloud.say(ExchangeReply(rig.outbox.buffer_id.hex(), {}, 1_790_000_000_000 + number - asked.number, number))
+        while not rig.times:
+            await asyncio.sleep(0)
+    assert rig.times == [(1_790_000_004_000, 0)]
