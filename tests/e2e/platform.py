@@ -209,6 +209,14 @@ class Gateway(Process):
             raise RuntimeError(f"edgectl {' '.join(words)}: exit {done.returncode}: {done.stderr}")
         return json.loads(done.stdout)
 
+    @property
+    def at_work(self) -> bool:
+        """Whether the process that was started last has said that it runs."""
+        try:
+            return bool(self.edgectl("status")["pid"] == self.pid)
+        except RuntimeError:  # exit 4: not yet, or not any more
+            return False
+
 
 def simulator(name: str, arguments: Sequence[str], folder: Path) -> Process:
     """A `fwsim` call. Simulators are never mutated: they are part of the oracle's side."""

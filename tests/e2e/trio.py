@@ -56,6 +56,7 @@ class Scene:
             self.site.gateway.wait(10)
             time.sleep(DOWN_S)
             self.site.gateway.start()
+            wait_until(lambda: self.site.gateway.at_work, 20, "the agent is at work again")
         else:
             wait_gone(self.cloud.crash(point))
 
