@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup setup-run demo test check bench models faults ci-deps lock clean
+.PHONY: setup setup-run demo test check bench fuzz models faults ci-deps lock clean
 
 setup: $(VENV)/.dev            ## what tests and development need
 setup-run: $(VENV)/.run        ## what the demo runs, no more
@@ -41,6 +41,9 @@ test: check                    ## everything that must hold, under 12 minutes on
 
 bench: setup                   ## build/bench.json: ratios against peers and bare baselines in the same run
 	$(BIN)/python -m tests.benchmarks
+
+fuzz: setup                    ## the property tests with 10,000 examples each, a quarter of an hour
+	HEARTHLINE_EXAMPLES=10000 $(BIN)/pytest -n 2 --dist loadfile tests/unit $(PYTEST)
 
 models: setup                  ## the anomaly model on SKAB: flagged intervals, F1, FAR, MAR; build/models.json
 	$(BIN)/python -m tests.benchmarks.skab_figures

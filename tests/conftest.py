@@ -1,6 +1,7 @@
 """What every test shares: replayable examples without deadlines, where the data lies, and no skip without evidence in CI."""
 
 import os
+import sys
 import tomllib
 from pathlib import Path
 
@@ -37,3 +38,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  
             report.outcome = "failed"
             report.longrepr = f"skipped in CI without evidence in tests/skips.toml: {item.nodeid}: {report.longrepr}"
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A failure is told at once: a run that is cut off must still say what failed."""
+    if report.failed and not os.environ.get("PYTEST_XDIST_WORKER"):
+        sys.__stderr__.write(f"\nFAILED {report.nodeid} ({report.when})\n{report.longreprtext[-4000:]}\n")  # type: ignore[union-attr]
