@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud.foundation import crashpoint, logs, nats_server
@@ -29,6 +30,8 @@ from protocols.errors import Reason, Refused, TryAgain
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
+
+    from cloud.backup.model import Manifest
 
 READY_S = 60.0
 # They end in this order, core and ingest together: 9 s at worst, of the 10 that SIGTERM may take.
@@ -51,8 +54,12 @@ def run_role(role: str, settings: Settings, listeners: Sequence[socket.socket] =
 async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> None:
     """The owner of the telemetry store, and the API."""
     from cloud.access.service import AccessDownlink
+    from cloud.backup.service import Backup
+    from cloud.backup.worker import serve_backups
     from cloud.devices.worker import AccessLease, Redelivery, RegistryEvents
     from cloud.telemetry.duckdb_store import DuckDbStore, Limits
+    from cloud.telemetry.model import DAY_MS
+    from cloud.telemetry.retention import Retention
     from cloud.telemetry.service import History
     from cloud.telemetry.worker import StoreWorker
 
@@ -71,12 +78,19 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
         lease = AccessLease()
         await lease.follow(bus)
         await worker.start()
+        await serve_backups(bus, Backup(store, database, settings.dir, worker.between_appends))
+        metrics = Metrics()
+        if settings.keep_days is not None:
+            keep_ms = round(settings.keep_days * DAY_MS)
+            retention = Retention(partial(worker.between_appends, store.expire), store.newest_received_ms, keep_ms, metrics)
+            expiring = asyncio.create_task(retention.run(), name="retention")
+            stack.callback(expiring.cancel)
 
         app = build_api(
             database=database,
             vault=Vault.from_file(settings.secret_key_file),
             bus=bus,
-            metrics=Metrics(),
+            metrics=metrics,
             downlink=AccessDownlink(bus),
             sessions=lease,
             changes=RegistryEvents(bus),
@@ -158,6 +172,28 @@ async def run_ingest(settings: Settings, _listeners: Sequence[socket.socket]) ->
         await serve_health(bus, "ingest", metrics, partial(_check_event, ready))
         serving = serve(bus=bus, database=database, metrics=metrics, stream_bytes=settings.stream_bytes, ready=ready.set)
         await _until_stopped(asyncio.create_task(serving, name="ingest"), stop)
+
+
+async def back_up(settings: Settings, folder: Path) -> "Manifest":
+    """A backup of the platform in this data directory: made by its `core` if it runs. Raises Refused, TryAgain."""
+    from cloud.backup.service import make_alone
+    from cloud.backup.worker import ask_for_backup
+    from cloud.telemetry.duckdb_store import DuckDbStore
+
+    if not settings.secret_key_file.exists():
+        raise Refused(Reason.BAD_CONFIGURATION, f"{settings.dir} holds no platform; --data names the directory of one")
+    async with AsyncExitStack() as stack:
+        try:
+            stack.enter_context(lock(settings.run_dir / "lock"))
+        except Refused:  # it runs
+            bus = await _connect(settings, "backup")
+            stack.push_async_callback(bus.close)
+            return await ask_for_backup(bus, folder)
+        database = Database(settings.database)
+        stack.callback(database.close)
+        store = DuckDbStore(settings.dir / "telemetry.duckdb")
+        stack.callback(store.close)
+        return await make_alone(store, database, settings.dir, folder)
 
 
 async def _until_stopped(serving: asyncio.Task[None], stop: asyncio.Event, end: Callable[[], object] | None = None) -> None:

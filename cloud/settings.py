@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     store_memory_mib: Annotated[int, Field(ge=128, description="DuckDB's memory limit.")] = 1024
     store_threads: Annotated[int, Field(ge=1, le=64, description="DuckDB's threads.")] = 1
     query_timeout_s: Annotated[float, Field(gt=0, description="A telemetry query ends after this.")] = 30.0
+    keep_days: Annotated[float | None, Field(gt=0, description="Telemetry is deleted so many days after it came; never when unset.")] = None
     crash_dir: Annotated[Path | None, Field(description="Tests only: crash points are armed by files in here.")] = None
 
     @classmethod

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 refused (change something first), 2 wrong usage, 3 try aga
 
 import typer
 
-from cloud.cli import ca, device, product, quarantine, tenant, train, up
+from cloud.cli import backup, ca, device, product, quarantine, tenant, train, up
 from cloud.cli.output import fail
 from protocols.errors import PlatformError, Refused, TryAgain
 
@@ -16,6 +16,7 @@ app.command("up")(up.up)
 app.command("run")(up.run)
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(ca.app, name="ca")
+app.add_typer(backup.app, name="backup")
 app.add_typer(product.app, name="product")
 app.add_typer(device.app, name="device")
 app.add_typer(quarantine.app, name="quarantine")

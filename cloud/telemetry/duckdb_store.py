@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
+import msgspec
 import numpy as np
 import pyarrow as pa
 
 from cloud.telemetry.buckets import Piece, fold, join
+from cloud.telemetry.copying import Copying
+from cloud.telemetry.expiry import Expiry
 from cloud.telemetry.model import (
     DAY_MS,
     Append,
     Buckets,
     ClockNote,
+    Expired,
     Gap,
     Ints64,
     Kind,
@@ -38,7 +42,6 @@ from cloud.telemetry.tail import SEGMENTS, Tail
 
 TABLES_A_QUERY: Final = 64  # in one statement, of whole days: a year of small days is six statements, not one of 365 branches
 RECEIPT_MS: Final = 1_000  # how exactly it is kept when a row came
-STREAM_CHANGED: Final = -1  # position of a receipt: rows do not say of which stream theirs is, so nobody can tell any more when they came
 _NOTHING: Final = "SELECT 0::BIGINT AS ts, 0::DOUBLE AS v, 0::BIGINT AS pos, 0::BIGINT AS arrival WHERE false"
 _NO_TAIL: Final = Tail(0)
 
@@ -73,17 +76,20 @@ class DuckDbStore:
         self._series: dict[SeriesKey, int] = {}
         self._by_id: list[Series] = []
         self._position = Position()
+        self._base = 0
         self._inserts: dict[str, Any] = {}  # parsed, by table
         self._segments = self._prepare(limits)
         self._tail = Tail(limits.tail_segments)
         self._ordering = Ordering(self._connection, self._segments, self._tail.drop, limits.quiet_s)
-        (self._move,) = self._connection.extract_statements("UPDATE position SET stream_id = ?, sequence = ?")
+        self._expiry = Expiry(self._connection, self._segments, self._gone)
+        (self._move,) = self._connection.extract_statements("UPDATE position SET stream_id = ?, sequence = ?, base = ?")
         self._watchdog = threading.Thread(target=self._interrupt_late, name="query-watchdog", daemon=True)
         self._watchdog.start()
 
     def _prepare(self, limits: Limits) -> Segments:
         execute = self._connection.execute
-        execute("CREATE TABLE IF NOT EXISTS position (stream_id VARCHAR NOT NULL, sequence BIGINT NOT NULL)")
+        # `base` goes before a sequence: positions of rows count on when a stream is lost and its successor begins at 1.
+        execute("CREATE TABLE IF NOT EXISTS position (stream_id VARCHAR NOT NULL, sequence BIGINT NOT NULL, base BIGINT NOT NULL)")
         execute(
             "CREATE TABLE IF NOT EXISTS series"
             " (id INTEGER NOT NULL, product_key VARCHAR NOT NULL, device_name VARCHAR NOT NULL,"
@@ -91,19 +97,19 @@ class DuckDbStore:
         )
         execute(
             "CREATE TABLE IF NOT EXISTS gap (product_key VARCHAR NOT NULL, device_name VARCHAR NOT NULL, identifier VARCHAR NOT NULL,"
-            " from_ms BIGINT NOT NULL, to_ms BIGINT NOT NULL, count BIGINT, reason VARCHAR NOT NULL)"
+            " from_ms BIGINT NOT NULL, to_ms BIGINT NOT NULL, count BIGINT, reason VARCHAR NOT NULL, pos BIGINT NOT NULL)"
         )
         execute(
             "CREATE TABLE IF NOT EXISTS clock_note (product_key VARCHAR NOT NULL, device_name VARCHAR NOT NULL,"
-            " from_ms BIGINT NOT NULL, to_ms BIGINT NOT NULL, shift_ms BIGINT)"
+            " from_ms BIGINT NOT NULL, to_ms BIGINT NOT NULL, shift_ms BIGINT, pos BIGINT NOT NULL)"
         )
         execute("CREATE TABLE IF NOT EXISTS receipt (position BIGINT NOT NULL, received_ms BIGINT NOT NULL)")
         self._received_ms = execute("SELECT coalesce(max(received_ms), 0) FROM receipt").fetchone()[0]
-        held = execute("SELECT stream_id, sequence FROM position").fetchone()
+        held = execute("SELECT stream_id, sequence, base FROM position").fetchone()
         if held is None:
-            execute("INSERT INTO position VALUES ('', 0)")
+            execute("INSERT INTO position VALUES ('', 0, 0)")
         else:
-            self._position = Position(*held)
+            self._position, self._base = Position(held[0], held[1]), held[2]
         for number, product_key, device_name, identifier, kind in execute("SELECT * FROM series ORDER BY id").fetchall():
             self._enter(Series(number, SeriesKey(product_key, device_name, identifier, Kind(kind))))
         tables = execute("SELECT table_name, estimated_size FROM duckdb_tables()").fetchall()
@@ -117,6 +123,11 @@ class DuckDbStore:
     def position(self) -> Position:
         return self._position
 
+    @property
+    def newest_received_ms(self) -> int:
+        """When the newest of its messages had come, to the second; 0 when it holds none."""
+        return self._received_ms
+
     def series(self, after: int, limit: int) -> Sequence[Series]:
         return self._by_id[after : after + limit]  # ids start at 1 and have no holes
 
@@ -129,10 +140,11 @@ class DuckDbStore:
         verdict = judge(self._position, append)
         if verdict is not Verdict.APPLIED:
             return verdict
+        base = self._base + (append.start.sequence if append.start.stream_id != append.end.stream_id else 0)
         self._connection.begin()
         try:
-            grown = self._write(append)
-            self._connection.execute(self._move, [append.end.stream_id, append.end.sequence])
+            grown = self._write(append, base)
+            self._connection.execute(self._move, [append.end.stream_id, append.end.sequence, base])
             self._connection.commit()
         except BaseException:  # raised again: whatever it was, the transaction must not stay open
             self._connection.rollback()
@@ -146,13 +158,13 @@ class DuckDbStore:
                 self._ordering.wake()
         for series in append.series:
             self._enter(series)
-        self._position = append.end
+        self._position, self._base = append.end, base
         if append.received_ms - self._received_ms >= RECEIPT_MS:
             self._received_ms = append.received_ms
         self._ordering.appended(len(append.numbers))
         return verdict
 
-    def _write(self, append: Append) -> list[tuple[Segment, Numbers | Sequence[Text]]]:
+    def _write(self, append: Append, base: int) -> list[tuple[Segment, Numbers | Sequence[Text]]]:
         """Which segments grew, and by which rows."""
         grown: list[tuple[Segment, Numbers | Sequence[Text]]] = []
         if append.series:
@@ -161,23 +173,22 @@ class DuckDbStore:
                 raise ValueError(f"new series must be numbered from {expected.start} on")
             named = [(s.id, s.key.product_key, s.key.device_name, s.key.identifier, str(s.key.kind)) for s in append.series]
             self._insert("series", _arrow(named, ("id", "product_key", "device_name", "identifier", "kind")))
-        for day, numbers in _numbers_by_day(append.numbers):
+        for day, numbers in _numbers_by_day(append.numbers.moved(base)):
             grown.append((segment := self._open(Kind.NUMBER, day), numbers))
             self._insert(segment.table, numbers_to_arrow(numbers))
         for day, texts in _texts_by_day(append.texts):
-            rows = [(text.series, text.ts, text.json, text.position) for text in texts]
+            rows = [(text.series, text.ts, text.json, base + text.position) for text in texts]
             grown.append((segment := self._open(Kind.TEXT, day), texts))
             self._insert(segment.table, _arrow(rows, ("series", "ts", "v", "pos")))
+        end = base + append.end.sequence
         if append.gaps:
-            missing = [(g.product_key, g.device_name, g.identifier, g.from_ms, g.to_ms, g.count, g.reason) for g in append.gaps]
-            self._insert("gap", _arrow(missing, ("product_key", "device_name", "identifier", "from_ms", "to_ms", "count", "reason")))
+            missing = [(*msgspec.structs.astuple(gap), end) for gap in append.gaps]
+            self._insert("gap", _arrow(missing, (*Gap.__struct_fields__, "pos")))
         if append.notes:
-            noted = [(n.product_key, n.device_name, n.from_ms, n.to_ms, n.shift_ms) for n in append.notes]
-            self._insert("clock_note", _arrow(noted, ("product_key", "device_name", "from_ms", "to_ms", "shift_ms")))
-        if append.start.stream_id not in ("", append.end.stream_id):
-            self._insert("receipt", _arrow([(STREAM_CHANGED, append.received_ms)], ("position", "received_ms")))
+            noted = [(*msgspec.structs.astuple(note), end) for note in append.notes]
+            self._insert("clock_note", _arrow(noted, (*ClockNote.__struct_fields__, "pos")))
         if append.received_ms - self._received_ms >= RECEIPT_MS:
-            self._insert("receipt", _arrow([(append.end.sequence, append.received_ms)], ("position", "received_ms")))
+            self._insert("receipt", _arrow([(end, append.received_ms)], ("position", "received_ms")))
         return grown
 
     def _insert(self, table: str, rows: Any) -> None:
@@ -194,6 +205,16 @@ class DuckDbStore:
         if not self._segments.holds(segment):
             self._connection.execute(f"CREATE TABLE {segment.table} ({COLUMNS[kind]})")
         return segment
+
+    def _gone(self, segment: Segment) -> None:
+        self._tail.drop(segment)
+        self._inserts.pop(segment.table, None)
+
+    def expire(self, before_ms: int, keep_ms: int) -> Expired:
+        return self._expiry.run(before_ms, keep_ms)
+
+    def begin_copy(self, file: Path) -> "Copying":
+        return Copying(self._connection.cursor(), file)
 
     # --- queries -----------------------------------------------------------------------------------------------------------
 
@@ -282,7 +303,7 @@ class DuckDbStore:
     def gaps(self, product_key: str, device_name: str, identifier: str, start: int, end: int, limit: int) -> Sequence[Gap]:
         with self._cursor() as cursor:
             rows = cursor.execute(
-                "SELECT DISTINCT * FROM gap WHERE product_key IN (?, '') AND device_name IN (?, '') AND identifier IN (?, '')"
+                "SELECT DISTINCT * EXCLUDE (pos) FROM gap WHERE product_key IN (?, '') AND device_name IN (?, '') AND identifier IN (?, '')"
                 " AND from_ms < ? AND to_ms > ? ORDER BY from_ms, to_ms LIMIT ?",
                 [product_key, device_name, identifier, end, start, limit],
             ).fetchall()
@@ -291,7 +312,7 @@ class DuckDbStore:
     def notes(self, product_key: str, device_name: str, start: int, end: int, limit: int) -> Sequence[ClockNote]:
         with self._cursor() as cursor:
             rows = cursor.execute(
-                "SELECT DISTINCT * FROM clock_note WHERE product_key = ? AND device_name = ? AND from_ms < ? AND to_ms > ?"
+                "SELECT DISTINCT * EXCLUDE (pos) FROM clock_note WHERE product_key = ? AND device_name = ? AND from_ms < ? AND to_ms > ?"
                 " ORDER BY from_ms, to_ms LIMIT ?",
                 [product_key, device_name, end, start, limit],
             ).fetchall()
@@ -301,8 +322,6 @@ class DuckDbStore:
         if not len(positions):
             return positions
         with self._cursor() as cursor:
-            if cursor.execute("SELECT count(*) FROM receipt WHERE position = ?", [STREAM_CHANGED]).fetchone()[0]:
-                return np.zeros(len(positions), np.int64)
             low, high = int(positions.min()), int(positions.max())
             found = cursor.execute(
                 "SELECT position, received_ms FROM receipt WHERE position >= ?"

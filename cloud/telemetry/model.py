@@ -108,6 +108,10 @@ class Numbers:
     def __getitem__(self, rows: slice) -> "Numbers":
         return Numbers(self.series[rows], self.ts[rows], self.value[rows], self.position[rows])
 
+    def moved(self, by: int) -> "Numbers":
+        """The same rows at positions higher by `by`."""
+        return Numbers(self.series, self.ts, self.value, self.position + by) if by else self
+
     @classmethod
     def none(cls) -> Self:
         return cls(np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float64), np.empty(0, np.int64))
@@ -151,6 +155,14 @@ class Verdict(enum.StrEnum):
     HAVE = "have"
     REFUSED = "refused"
     MORE = "more"  # a part, not the last
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What one run of retention let go of: rows, and the segments that went as a whole."""
+
+    rows: int = 0
+    segments: int = 0
 
 
 class AppendReply(msgspec.Struct, frozen=True, gc=False):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from cloud.telemetry.model import Append, Buckets, ClockNote, Gap, Ints64, Points, Position, Series, SeriesKey, Verdict
+from cloud.telemetry.model import Append, Buckets, ClockNote, Expired, Gap, Ints64, Points, Position, Series, SeriesKey, Verdict
 from protocols.errors import TryAgain
 
 
@@ -51,9 +51,13 @@ class TelemetryStore(Protocol):
         ...
 
     def received(self, positions: Ints64) -> Ints64:
-        """When the message at each position had come (epoch ms, up to a second later than it did).
+        """When the message at each position had come (epoch ms, up to a second later than it did); 0 where that is not known yet."""
+        ...
 
-        0 where that is not known: yet, or since a stream was lost and positions were counted anew.
+    def expire(self, before_ms: int, keep_ms: int) -> Expired:
+        """Let go of the rows, gaps and notes that came before `before_ms`; for the thread that appends.
+
+        Rows that share their place with newer ones stay for up to a tenth of `keep_ms`, at most a day, longer.
         """
         ...
 

@@ -111,6 +111,10 @@ class Segments:
         """The segments of a day in order of arrival."""
         return self._held.get((kind, day), ())
 
+    def every(self) -> Sequence[Segment]:
+        """All segments of all days."""
+        return [segment for held in self._held.values() for segment in held]
+
     def full(self) -> Work | None:
         """A segment that takes no more rows and is not in order yet."""
         for (kind, _), held in self._held.items():
@@ -140,6 +144,20 @@ class Segments:
             held = self._held[key]
             at = held.index(old[0])
             self._held = {**self._held, key: (*held[:at], new, *held[at + len(old) :])}
+
+    @contextmanager
+    def removing(self, segment: Segment) -> Iterator[None]:
+        """Inside, the segment's table is dropped durably."""
+        key = (segment.kind, segment.day)
+        with self._change:
+            yield
+            left = tuple(one for one in self._held[key] if one != segment)
+            held = {**self._held, key: left}
+            if not left:
+                del held[key]
+            elif segment == self._held[key][-1]:
+                self._rows[key] = self._full_at[segment.kind]  # what is newest now takes no more: rows that come are newer than all of it
+            self._held = held
 
     def settled(self) -> None:
         """Return when nothing is being replaced at this moment."""

@@ -1,7 +1,9 @@
 """The store's owner on the bus: `store.state` tells position and series, `store.append` takes appends from ingest."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -15,7 +17,9 @@ from protocols.errors import Broken
 
 STATE_SUBJECT = "store.state"
 APPEND_SUBJECT = "store.append"
-SERIES_A_PAGE = 20_000  # about 1.5 MB
+SERIES_A_PAGE: Final = 20_000  # about 1.5 MB
+
+_T = TypeVar("_T")
 
 
 class StateRequest(msgspec.Struct, frozen=True):
@@ -58,7 +62,11 @@ class StoreWorker:
         return _encode(StateReply(self._store.position(), list(self._store.series(request.after, SERIES_A_PAGE))))
 
     async def _append(self, data: bytes) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._apply, data)
+        return await self.between_appends(self._apply, data)
+
+    async def between_appends(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """Call it in the thread that appends: nothing is appended meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def _apply(self, data: bytes) -> bytes:
         try:

@@ -1,15 +1,17 @@
 """What every telemetry store promises (cloud/telemetry/ports.py)."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cloud.telemetry.duckdb_store import DuckDbStore, Limits
-from cloud.telemetry.model import DAY_MS, Append, ClockNote, Gap, Kind, Numbers, Position, Series, SeriesKey, Text, Verdict
+from cloud.telemetry.model import DAY_MS, Append, ClockNote, Expired, Gap, Kind, Numbers, Position, Series, SeriesKey, Text, Verdict
 from cloud.telemetry.ports import TelemetryStore
 
 POWER = SeriesKey("stove", "s1", "power")
@@ -255,6 +257,90 @@ def test_it_is_kept_to_the_second_when_rows_came(open_store: Open) -> None:
     store.append(Append(at(9), at(10), numbers=numbers((1, 4, 1.0), position=10), received_ms=11_200))
     store = open_store()
     assert store.received(np.array([5, 6, 8, 10])).tolist() == [10_000, 11_100, 11_100, 0]
-    store.append(Append(at(10), Position("anew", 0), received_ms=20_000))
+
+
+def test_positions_count_on_when_a_stream_is_lost(open_store: Open) -> None:
     store = open_store()
-    assert store.received(np.array([5, 6, 8, 10])).tolist() == [0, 0, 0, 0], "positions are counted anew: a time would be a guess"
+    store.append(Append(Position(), at(9), series=(Series(1, POWER),), numbers=numbers((1, 1, 1.0), position=9), received_ms=10_000))
+    store.append(Append(at(9), Position("anew", 0), received_ms=20_000))
+    store = open_store()
+    store.append(Append(Position("anew", 0), Position("anew", 1), numbers=numbers((1, 1, 2.0)), received_ms=30_000))
+    store = open_store()
+    held = store.rows(1, *EVER, 10, 0)
+    assert held.values.tolist() == [1.0, 2.0]
+    assert held.position.tolist() == [9, 10]
+    assert store.received(held.position).tolist() == [10_000, 30_000]
+
+
+KEEP_MS = 10_000
+
+
+def came(store: TelemetryStore, sequence: int, *rows: tuple[int, int, float], **more: Any) -> None:
+    """The message at this position came at `sequence` seconds."""
+    at_ms = sequence * 1000
+    named = () if store.find(POWER) else (Series(1, POWER), Series(2, MODE))
+    append = Append(store.position(), at(sequence), named, numbers(*rows, position=sequence), received_ms=at_ms, **more)
+    assert store.append(append) is Verdict.APPLIED
+
+
+def expired(store: TelemetryStore, before_ms: int, keep_ms: int, rows: int) -> Expired:
+    """Expire until so many rows are gone: a segment that is being put in order just then is left for the next time."""
+    gone = Expired()
+    for _ in range(100):
+        more = store.expire(before_ms, keep_ms)
+        gone = Expired(gone.rows + more.rows, gone.segments + more.segments)
+        if gone.rows >= rows:
+            break
+        time.sleep(0.05)
+    return gone
+
+
+def test_what_came_too_long_ago_goes_and_nothing_else_whatever_its_time(open_store: Open) -> None:
+    store = open_store()
+    lost, later = Gap("stove", "s1", "power", 5, 6, 1, "x"), Gap("stove", "s1", "power", 7, 8, 1, "x")
+    came(
+        store, 1, (1, 1, 1.0), (1, 40 * DAY_MS, 1.1), texts=[Text(2, 1, '"eco"', 1)], gaps=[lost], notes=[ClockNote("stove", "s1", 1, 2, 3)]
+    )
+    came(store, 2, *((1, DAY_MS + n, 2.0) for n in range(20)))
+    came(store, 30, (1, 2, 3.0), (1, 3 * DAY_MS, 3.1), texts=[Text(2, 2, '"max"', 30)], gaps=[later])
+    assert store.expire(0, KEEP_MS) == Expired()
+    gone = expired(store, 20_000, KEEP_MS, 23)
+    assert gone.rows == 23
+    assert gone.segments >= 2
+    store = open_store()
+    assert listed(store) == [(2, 3.0), (3 * DAY_MS, 3.1)]
+    assert listed(store, 2) == [(2, '"max"')]
+    assert list(store.gaps("stove", "s1", "power", *EVER, 9)) == [later]
+    assert list(store.notes("stove", "s1", *EVER, 9)) == []
+    assert store.received(np.array([30])).tolist() == [30_000]
+    assert store.expire(20_000, KEEP_MS) == Expired()
+    assert store.position() == at(30)
+
+
+def test_rows_beside_newer_ones_go_a_tenth_of_the_time_later(open_store: Open) -> None:
+    store = open_store()
+    came(store, 1, (1, 1, 1.0))
+    came(store, 3, (1, 2, 3.0))
+    came(store, 4, *((1, 3 + n, 4.0) for n in range(2)))  # fills the segment of a store that orders early
+    came(store, 9, (1, 9, 9.0))
+    gone = store.expire(3_500, 30_000)
+    assert gone.rows in (0, 2)  # 2: the store keeps few rows together, and these were whole
+    assert gone.rows + expired(store, 7_500, 30_000, 4 - gone.rows).rows == 4
+    assert listed(store) == [(9, 9.0)]
+    came(store, 10, (1, 1, 10.0), (1, 4, 10.5))
+    store = open_store()
+    assert listed(store) == [(1, 10.0), (4, 10.5), (9, 9.0)]
+
+
+def test_a_day_whose_rows_are_gone_takes_rows_again(open_store: Open) -> None:
+    store = open_store()
+    for sequence in range(1, 30):
+        came(store, sequence, (1, sequence, float(sequence)), (1, 100, float(sequence)))
+    assert expired(store, 100_000, KEEP_MS, 58).rows == 58
+    assert listed(store) == []
+    assert store.buckets(1, 0, 1000, 100).count.tolist() == []
+    came(store, 200, (1, 7, 7.0))
+    store = open_store()
+    came(store, 201, (1, 8, 8.0))
+    assert listed(store) == [(7, 7.0), (8, 8.0)]
+    assert store.buckets(1, 0, 1000, 100).count.tolist() == [2]

@@ -4,19 +4,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from cloud.telemetry.duckdb_store import DuckDbStore
-from tests.faults.store_writer import LIMITS, rows_of, stored
+from tests.faults.store_writer import EXPIRES_EVERY, LIMITS, rows_of, stored
 
 ROOT = Path(__file__).parents[2]
 
 
-def run_until(file: Path, acknowledged: int, crash_dir: Path | None = None) -> int:
+def run_until(file: Path, acknowledged: int, crash_dir: Path | None = None, keep: int | None = None) -> int:
     """Let a writer run until it printed so many numbers, or died by itself; the last number it printed."""
-    command = [sys.executable, str(ROOT / "tests" / "faults" / "store_writer.py"), str(file), *([str(crash_dir)] if crash_dir else [])]
+    command = [sys.executable, str(ROOT / "tests" / "faults" / "store_writer.py"), str(file)]
+    command += [str(word) for word in (crash_dir, keep) if word is not None]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert process.stdout is not None
     last = seen = 0
@@ -60,3 +62,32 @@ def test_a_store_killed_while_it_replaces_a_segment_holds_every_row_once(tmp_pat
     assert not (crash_dir / point).exists()
     assert judge(file, last) > 0
     judge(file, run_until(file, 30))
+
+
+KEPT = 100  # appends
+
+
+@pytest.mark.parametrize("point", ["core.before_expiry_commit", "core.after_expiry_commit", "core.after_expiry_delete"])
+@pytest.mark.parametrize("passes", [0, 6])
+def test_a_store_killed_while_it_lets_go_of_old_rows_holds_every_newer_row_once(tmp_path: Path, point: str, passes: int) -> None:
+    file, crash_dir = tmp_path / "telemetry.duckdb", tmp_path / "crash"
+    crash_dir.mkdir()
+    (crash_dir / point).write_text(str(passes))
+    last = run_until(file, 4_000, crash_dir, KEPT)
+    assert not (crash_dir / point).exists()
+    store = DuckDbStore(file, LIMITS)
+    try:
+        position = store.position().sequence
+        assert last <= position <= last + 1
+        held = list(stored(store))
+        assert len(held) == len(set(held)), "a row came back, or is there twice"
+        made = {row for n in range(1, position + 1) for row in rows_of(n)}
+        new = {row for n in range(max(position - KEPT + EXPIRES_EVERY, 1), position + 1) for row in rows_of(n)}
+        assert new <= set(held) <= made
+        assert len(held) < len(made), "nothing was let go of"
+        deadline = time.monotonic() + 20  # a segment that is just being put in order has its turn later
+        while min(value for _, _, value in stored(store)) <= position - KEPT:
+            assert time.monotonic() < deadline
+            store.expire(1000 * (position - KEPT), 0)
+    finally:
+        store.close()

@@ -1,0 +1,35 @@
+"""A copy of the DuckDB store as it stood at one moment, made while appends and queries go on."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from cloud.telemetry.model import Position
+
+
+class Copying:
+    """What is copied is settled when this is made; `finish` then takes its time, in any thread."""
+
+    def __init__(self, cursor: Any, file: Path) -> None:
+        """`file` must not exist yet. Raises duckdb.Error."""
+        self._cursor, self._file = cursor, file
+        (self._from,) = cursor.execute("SELECT current_database()").fetchone()
+        quoted = str(file).replace("'", "''")
+        cursor.execute(f"ATTACH '{quoted}' AS copy")
+        cursor.begin()
+        self.position = Position(*cursor.execute("SELECT stream_id, sequence FROM position").fetchone())  # the snapshot begins here
+
+    def finish(self) -> None:
+        """Write the copy out, durably. Raises duckdb.Error."""
+        try:
+            self._cursor.execute(f'COPY FROM DATABASE "{self._from}" TO copy')
+            self._cursor.commit()
+            self._cursor.execute("CHECKPOINT copy")
+        finally:
+            self.abandon()
+        with self._file.open("rb") as written:
+            os.fsync(written.fileno())
+
+    def abandon(self) -> None:
+        """Let go of the snapshot; what was written of the copy stays behind."""
+        self._cursor.close()
