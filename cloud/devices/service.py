@@ -43,6 +43,15 @@ def device_facts(database: Database, keys: Sequence[DeviceKey]) -> dict[DeviceKe
         return {(row.product_key, row.device_name): DeviceFacts(*_identity(row)) for row in _device_rows(work.session, keys)}
 
 
+def gateways_of(database: Database, product_key: str, device_name: str) -> list[DeviceKey]:
+    """The gateways of the site on which a device stands. Raises DatabaseAway."""
+    with database.system_reading() as work:
+        site = select(DeviceRow.site_id).where(DeviceRow.product_key == product_key, DeviceRow.device_name == device_name)
+        rows = select(DeviceRow.product_key, DeviceRow.device_name)
+        found = rows.where(DeviceRow.product_key == GATEWAY, DeviceRow.site_id == site.scalar_subquery())
+        return [(row[0], row[1]) for row in work.session.execute(found.order_by(DeviceRow.id))]
+
+
 def tenants_concerned(database: Database, claims: Sequence[DeviceKey]) -> list[int]:
     """Who has to know that somebody who claims to be one of these was refused: the device's tenant, else the product's, else the operator.
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from cloud.devices.model import DeviceFacts
 from cloud.devices.registry import reported
-from cloud.devices.service import device_facts
+from cloud.devices.service import device_facts, gateways_of
 from cloud.foundation.db import Database
 from cloud.foundation.problems import Problem, not_found
 from cloud.products.service import thing_models
@@ -102,7 +102,7 @@ def history(
     start = EARLIEST_MS if from_ is None else parse_time(from_)
     end = LATEST_MS if to is None else parse_time(to)
     store: History = request.app.state.history
-    of = Property(product_key, device_name, identifier)
+    of = Property(product_key, device_name, identifier, gateways_of(request.app.state.database, product_key, device_name))
     body: dict[str, object]
     if buckets is not None:
         if kind is not Kind.NUMBER:

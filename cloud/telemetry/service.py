@@ -10,12 +10,14 @@ import numpy as np
 
 from cloud.telemetry.model import Buckets, ClockNote, Cursor, Gap, Kind, Points, SeriesKey, after
 from cloud.telemetry.ports import TelemetryStore
+from protocols.edgelink.lanes import GapReason
 from protocols.errors import TryAgain
 
 MOST_GAPS: Final = 10_000
 MOST_NOTES: Final = 100_000
 NEIGHBOURS_MS: Final = 60_000
 MOST_BUCKETS: Final = 10_000
+WHOLE_SITE: Final = frozenset({GapReason.BUFFER_RESET, GapReason.BUFFER_DAMAGED, GapReason.REFUSED_FRAME})
 
 
 class TooManyQueries(TryAgain):
@@ -29,6 +31,8 @@ class Property:
     product_key: str
     device_name: str
     identifier: str
+    gateways: Sequence[tuple[str, str]] = ()
+    """(product key, device name) of the gateways through which its readings may have come."""
 
     def series(self, kind: Kind) -> SeriesKey:
         return SeriesKey(self.product_key, self.device_name, self.identifier, kind)
@@ -104,9 +108,16 @@ class History:
             return [time_ms or None for time_ms in store.received(points.position).tolist()]
 
     def gaps(self, of: Property, start: int, end: int) -> Sequence[Gap]:
-        """Gaps that overlap [start, end), whole, in order of time. Raises TryAgain."""
+        """Gaps that overlap [start, end), whole, in order of time. Raises TryAgain.
+
+        A gap of a gateway is one of every device behind it where nobody can know whose readings were lost.
+        """
         with self._slot() as store:
-            return store.gaps(of.product_key, of.device_name, of.identifier, start, end, MOST_GAPS)
+            found = list(store.gaps(of.product_key, of.device_name, of.identifier, start, end, MOST_GAPS))
+            for product_key, device_name in of.gateways:
+                of_gateway = store.gaps(product_key, device_name, "", start, end, MOST_GAPS)
+                found += [gap for gap in of_gateway if gap.reason in WHOLE_SITE and gap not in found]
+        return sorted(found, key=lambda gap: (gap.from_ms, gap.to_ms))[:MOST_GAPS]
 
 
 def melted(notes: Sequence[ClockNote]) -> list[ClockNote]:

@@ -39,6 +39,11 @@ class Gap:
     def holds(self, time_ms: int) -> bool:
         return self.from_ms < time_ms < self.to_ms
 
+    @property
+    def certain(self) -> bool:
+        """Whether nothing of that time is there: some stretches say only that readings of somebody on the site are missing in them."""
+        return self.reason not in ("stream_lost", "buffer_reset", "buffer_damaged", "refused_frame")
+
 
 @dataclass(slots=True)
 class Account:
@@ -140,7 +145,7 @@ def balance(device: str, rows: Iterable[Row], points: Mapping[str, Sequence[Sequ
             found = stored.get(row.time_ms)
             if found is not None:
                 account.stored += 1
-                if inside is not None:
+                if inside is not None and inside.certain:
                     account.both.append(spot)
                 if any(as_float32(value) != as_float32(row.values[identifier]) for value in found):
                     account.wrong.append((*spot, row.values[identifier], found))

@@ -11,6 +11,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from protocols.alink.credentials import sign
+from tests.e2e.account import Account, Api, Row, balance
 from tests.e2e.platform import wait_until
 
 TSL: dict[str, Any] = {
@@ -89,6 +90,33 @@ class TestAppliance:
         thread = threading.Thread(target=run)
         thread.start()
         return thread
+
+    def keep_posting_now(self, every_s: float, stop: threading.Event) -> threading.Thread:
+        """The same, each with the time it is posted at: what is posted twice is visible once."""
+
+        def run() -> None:
+            while not stop.wait(every_s):
+                self.number(int(time.time() * 1000))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    def judge(self, api: Api, *, raw: bool, timeout_s: float = 40.0) -> Account:
+        """What came of the numbers that were acknowledged; those that were not may have been stored or not."""
+
+        def account() -> Account:
+            points = list(api.points(self.product_key, self.name, "N", raw=raw))
+            gaps = api.gaps(self.product_key, self.name, "N")
+            seen = {time_ms for time_ms, *_ in points}
+            rows = [Row(n, at, {"N": n}) for n, at in self.sent.items() if n in self.acknowledged or at in seen]
+            return balance(self.name, rows, {"N": points}, {"N": gaps})
+
+        found, deadline = account(), time.monotonic() + timeout_s
+        while found.lost and time.monotonic() < deadline:
+            time.sleep(0.5)
+            found = account()
+        return found
 
     def close(self) -> None:
         self._client.disconnect()
