@@ -6,6 +6,7 @@ A role imports what it needs when it is built: `access` never loads DuckDB, the 
 import asyncio
 import contextlib
 import http.client
+import shutil
 import signal
 import socket
 import sys
@@ -20,9 +21,10 @@ from cloud.foundation import crashpoint, logs, nats_server
 from cloud.foundation.bus import Bus
 from cloud.foundation.db import Database
 from cloud.foundation.health import Check, ask_role, serve_health
+from cloud.foundation.logs import get_logger
 from cloud.foundation.metrics import Metrics
 from cloud.foundation.priority import stand_back
-from cloud.foundation.supervise import ChildSpec, Supervisor, lock
+from cloud.foundation.supervise import ChildSpec, Supervisor, ask_for_renewal, lock
 from cloud.foundation.vault import Vault, create_secret_file
 from cloud.settings import Settings
 from protocols.errors import Reason, Refused, TryAgain
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from cloud.backup.model import Manifest
 
 READY_S = 60.0
+ROOM_BYTES = 64 * 1024 * 1024  # below, NATS is left as it is: it would find no room either
 # They end in this order, core and ingest together: 9 s at worst, of the 10 that SIGTERM may take.
 ENDS_S = {"access": 4.5, "core": 3.0, "ingest": 3.0, "nats": 1.5}
 
@@ -66,7 +69,7 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
     sys.setswitchinterval(0.0005)  # a query comes back from DuckDB a dozen times, and would wait 5 ms for the interpreter each time
     stop = stop_on_signal()
     async with AsyncExitStack() as stack:
-        database = Database(settings.database, pool_size=10)
+        database = Database(settings.database, pool_size=10, pool_timeout_s=0.5)  # a caller hears 503 within a second
         stack.callback(database.close)
         limits = Limits(memory=f"{settings.store_memory_mib}MiB", threads=settings.store_threads, query_s=settings.query_timeout_s)
         store = DuckDbStore(settings.dir / "telemetry.duckdb", limits)
@@ -153,8 +156,19 @@ async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> 
                 settings.mqtt_unread_s,
             ),
             ready=ready.set,
+            stuck=partial(_stream_stuck, settings),
         )
         await _until_stopped(asyncio.create_task(serving, name="access"), stop)
+
+
+def _stream_stuck(settings: Settings) -> None:
+    """A NATS server whose disk was full once takes nothing more, with or without room, until it is started again (seen with 2.15)."""
+    free = shutil.disk_usage(settings.dir).free
+    ours = settings.nats_url is None
+    hint = "NATS is started again" if ours else "start your NATS server again"
+    get_logger().error("stream.stuck", free_bytes=free, hint=hint if free >= ROOM_BYTES else "make room on the disk")
+    if ours and free >= ROOM_BYTES:
+        ask_for_renewal(settings.run_dir, "nats", "its stream takes no messages")
 
 
 async def run_ingest(settings: Settings, _listeners: Sequence[socket.socket]) -> None:
@@ -358,6 +372,7 @@ async def run_up(settings: Settings, announce: Callable[[Ready], None]) -> None:
         mqtts = None if settings.mqtts_port is None else more.enter_context(listen(settings.host, settings.mqtts_port))
         api_port = api.getsockname()[1]
         supervisor = Supervisor(settings.run_dir)
+        renewing = asyncio.create_task(supervisor.renew_on_request(), name="renewals")
         try:
             admin_key = await asyncio.to_thread(prepare_directory, settings)
             if settings.nats_url is None:
@@ -370,6 +385,7 @@ async def run_up(settings: Settings, announce: Callable[[Ready], None]) -> None:
                 announce(Ready(mqtt.getsockname()[1], tls_port, f"http://{_reachable(settings.host)}:{api_port}", admin_key))
                 await stop.wait()
         finally:
+            renewing.cancel()
             # Devices first, then who works for them, the bus last: what was acknowledged is on its way or on disk.
             await supervisor.stop(("access",), ("ingest", "core"), ("nats",))
 

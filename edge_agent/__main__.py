@@ -29,6 +29,21 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class OnceAMinute(logging.Filter):
+    """Lets the same event pass once a minute: asyncio says of a full table of files what it says for every connection that waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: tuple[str, float] = ("", 0.0)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text, at = self._said
+        if record.getMessage() == text and record.created - at < 60:
+            return False
+        self._said = (record.getMessage(), record.created)
+        return True
+
+
 def main() -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m edge_agent", description="The Hearthline edge agent (use `edgectl run`).")
@@ -39,6 +54,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # The buffer's thread takes the interpreter several times a commit; at the default 5 ms it would wait longer for that than for the disk.
     sys.setswitchinterval(0.001)
+    logging.getLogger("asyncio").addFilter(OnceAMinute())
     for chatty in ("pymodbus", "mqtt"):  # every failed poll and read; the connector and the forwarder say once what matters
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
     try:

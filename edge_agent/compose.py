@@ -1,6 +1,8 @@
 """The agent's composition root: read it from top to bottom and you have read the architecture."""
 
+import resource
 from collections.abc import Callable
+from dataclasses import replace
 
 from edge_agent.agent import CLEAN, Agent
 from edge_agent.buffer.outbox import SqliteOutbox
@@ -32,6 +34,7 @@ from edge_agent.watchdog import Watchdog
 from protocols.edgelink.lanes import Lane
 
 BUFFER = "buffer.db"
+OTHER_FILES = 48  # that this process needs beside connections of appliances: buffer, machines, uplink, model, documents
 SEEN = {Lane.LIVE: "seen/live/", Lane.ALARM: "seen/alarm/"}
 
 
@@ -98,7 +101,10 @@ async def compose(settings: Settings, scorer: Scorer | None = None) -> Agent:
     if settings.front_door is not None:
         secrets = {DeviceKey(*who): secret for who, secret in settings.front_door.secrets.items()}
         appliances = {key: Appliance(key, models[key], secret) for key, secret in secrets.items()}
-        front_door = FrontDoor(appliances, intake, presence, routes, seen, clock, obey.answered, settings.front_door.bounds)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = settings.front_door.bounds
+        limited = replace(wanted, connections=max(1, min(wanted.connections, files - OTHER_FILES)))
+        front_door = FrontDoor(appliances, intake, presence, routes, seen, clock, obey.answered, limited)
         listen = (settings.front_door.host, settings.front_door.port)
 
     # northbound

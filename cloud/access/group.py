@@ -6,6 +6,7 @@ stream's order is the arrival order and a connection's PUBACKs leave in the orde
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from cloud.access.model import MAX_BYTES, MAX_MESSAGES, BatchWriter, Kind, PresenceNote, RefusalNote
@@ -16,6 +17,7 @@ from protocols.mqtt.run import PublishRun
 
 FULL_RETRY_S = 0.25
 AWAY_RETRY_S = 0.05
+STUCK_AFTER = 2  # tries of five seconds without an answer, on a connection that works
 
 
 class Owner(Protocol):
@@ -66,8 +68,10 @@ class _Marker:
 class GroupCommit:
     """Gathers, publishes one group at a time, releases. `waiting_bytes` counts what is gathered or in flight."""
 
-    def __init__(self, stream: Stream, *, last_sequence: int, instance: str) -> None:
+    def __init__(self, stream: Stream, *, last_sequence: int, instance: str, stuck: Callable[[], None] = lambda: None) -> None:
+        """`stuck` is called after `STUCK_AFTER` tries that nobody answered, and again as long as it is so."""
         self._stream = stream
+        self._stuck = stuck
         self._expected = last_sequence
         self._instance = instance
         self._groups: deque[Group] = deque((Group(),))
@@ -163,11 +167,15 @@ class GroupCommit:
     async def _commit(self, payload: bytes) -> None:
         """Write one group exactly once, whatever happens to the connection; raises AnotherWriter."""
         message_id = f"{self._instance}-{self._expected + 1}"
+        unanswered = 0
         while True:
             try:
                 sequence = await self._stream.publish(payload, message_id, self._expected)
             except OutcomeUnknown:
                 self._log_stall("unknown outcome")
+                unanswered += 1
+                if unanswered % STUCK_AFTER == 0:
+                    self._stuck()
                 await self._stream.usable()
             except WrongSequence:
                 if await self._landed(message_id):

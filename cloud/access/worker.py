@@ -127,8 +127,11 @@ async def serve(
     stream_bytes: int,
     bounds: Bounds | None = None,
     ready: Callable[[], None] = lambda: None,
+    stuck: Callable[[], None] = lambda: None,
 ) -> None:
     """Take connections on `listener` (already listening) until cancelled; then commit what was read and say goodbye.
+
+    `stuck` is called when NATS is there and the stream takes nothing.
 
     Ends with an ExceptionGroup of AnotherWriter or another Broken: the process has to end and be started again.
     """
@@ -137,7 +140,7 @@ async def serve(
     instance = secrets.token_hex(8)
     await bus.ensure_stream(UPLINK_STREAM, [UPLINK_SUBJECT], max_bytes=stream_bytes)
     partition = JetStreamPartition(bus, UPLINK_STREAM, UPLINK_SUBJECT)
-    commit = GroupCommit(partition, last_sequence=await partition.open(), instance=instance)
+    commit = GroupCommit(partition, last_sequence=await partition.open(), instance=instance, stuck=stuck)
     door = FrontDoor(commit, bounds)
     admission: Admission[Attendee] = Admission(credentials, door.decided)
     door.ask = admission.ask

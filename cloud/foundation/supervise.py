@@ -14,6 +14,8 @@ from pathlib import Path
 from cloud.foundation.logs import get_logger
 from protocols.errors import Reason, Refused
 
+WISHES_S = 1.0
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -91,6 +93,11 @@ class Child:
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL when it takes longer than it may. Twice is harmless."""
         self._wanted = False
+        await self.renew()
+        self._pid_file.unlink(missing_ok=True)
+
+    async def renew(self) -> None:
+        """End it as `stop` does; while it is wanted another one is started."""
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -103,7 +110,6 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-        self._pid_file.unlink(missing_ok=True)
 
 
 class Supervisor:
@@ -120,6 +126,17 @@ class Supervisor:
         self._children[spec.name] = child
         self._tasks[spec.name] = asyncio.get_running_loop().create_task(child.run(), name=spec.name)
 
+    async def renew_on_request(self) -> None:
+        """Give children their next life when a file `run_dir/{name}.renew` asks for it (`ask_for_renewal`), until cancelled."""
+        while True:
+            await asyncio.sleep(WISHES_S)
+            for name, child in self._children.items():
+                wish = self._run_dir / f"{name}.renew"
+                if wish.exists():
+                    get_logger().warning("role.renewed", name=name, why=wish.read_text())
+                    await child.renew()
+                    wish.unlink(missing_ok=True)
+
     def keeps_dying(self, deaths: int = 5) -> str | None:
         """The name of a child that died this often, or that could not even be started."""
         return next((name for name, child in self._children.items() if child.deaths >= deaths or self._tasks[name].done()), None)
@@ -131,6 +148,11 @@ class Supervisor:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+
+def ask_for_renewal(run_dir: Path, name: str, why: str) -> None:
+    """Have the supervisor of this directory end and start a child: it is there and does not do its work."""
+    (run_dir / f"{name}.renew").write_text(why)
 
 
 @contextlib.contextmanager

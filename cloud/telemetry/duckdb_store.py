@@ -104,7 +104,7 @@ class DuckDbStore:
             " from_ms BIGINT NOT NULL, to_ms BIGINT NOT NULL, shift_ms BIGINT, pos BIGINT NOT NULL)"
         )
         execute("CREATE TABLE IF NOT EXISTS receipt (position BIGINT NOT NULL, received_ms BIGINT NOT NULL)")
-        self._received_ms = execute("SELECT coalesce(max(received_ms), 0) FROM receipt").fetchone()[0]
+        self._received_ms = int(execute("SELECT coalesce(max(received_ms), 0) FROM receipt").fetchone()[0])
         held = execute("SELECT stream_id, sequence, base FROM position").fetchone()
         if held is None:
             execute("INSERT INTO position VALUES ('', 0, 0)")

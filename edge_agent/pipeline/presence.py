@@ -12,6 +12,7 @@ from protocols.edgelink.records import PresenceRecord
 log = logging.getLogger("edge.presence")
 
 SETTLE_S = 0.2  # a device that reconnects at once is one change
+NOTE_AGAIN_S = 10.0
 
 
 class Presence:
@@ -21,7 +22,7 @@ class Presence:
     """
 
     def __init__(self, devices: Mapping[DeviceKey, str], intake: Intake, clock: Clock, keep: Callable[["Presence"], None]) -> None:
-        """`devices` with their source; all count as offline at first. `keep` is called after changes, to note them."""
+        """`devices` with their source; all count as offline at first. `keep` is called after changes, to note them; it may raise OSError."""
         now_ms = clock.now_ms()
         self._intake, self._clock, self._keep = intake, clock, keep
         self.states: dict[DeviceKey, tuple[bool, int, str]] = {key: (False, now_ms, source) for key, source in devices.items()}
@@ -53,7 +54,11 @@ class Presence:
             await self._changed.wait()
             await asyncio.sleep(SETTLE_S)
             self._changed.clear()
-            self._keep(self)
+            try:
+                self._keep(self)
+            except OSError as problem:  # no room, no descriptor: what is noted is old until it goes, and nothing else suffers
+                log.warning("presence.not_noted", extra={"problem": str(problem)})
+                asyncio.get_running_loop().call_later(NOTE_AGAIN_S, self._changed.set)
             if self._linked:
                 unsaid, self._unsaid = self._unsaid, {}
                 for key in unsaid:

@@ -22,32 +22,51 @@ def postgresql_programs() -> Path | None:
     return found[-1].parent if found else None
 
 
+class PostgresqlServer:
+    """A throw-away server on a free loopback port. `url` goes up to the database's name."""
+
+    def __init__(self) -> None:
+        programs = postgresql_programs()
+        assert programs is not None
+        self._programs = programs
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        self._directory = Path(tempfile.mkdtemp(prefix="hearthline-pg-"))
+        # The server refuses to run as root.
+        self._as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+        if self._as_user:
+            shutil.chown(self._directory, "postgres", "postgres")
+        self._options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='{self._directory}' -c fsync=off"
+        self._call("initdb", "-D", str(self._directory / "data"), "-U", "hearthline", "-A", "trust", "-E", "UTF8", "--no-sync")
+        self.url = f"postgresql+psycopg://hearthline@127.0.0.1:{port}/"
+
+    def start(self) -> None:
+        self._control("-l", str(self._directory / "log"), "-o", self._options, "start")
+
+    def stop(self) -> None:
+        self._control("-m", "immediate", "stop")
+
+    def remove(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _control(self, *words: str) -> None:
+        self._call("pg_ctl", "-D", str(self._directory / "data"), "-w", "-t", "60", *words)
+
+    def _call(self, program: str, *words: str) -> None:
+        command = [*self._as_user, str(self._programs / program), *words]
+        subprocess.run(command, check=True, capture_output=True, cwd=self._directory)
+
+
 @contextmanager
-def postgresql_server() -> Iterator[str]:
-    """A throw-away server on a free loopback port; yields the URL of its first database up to the database's name."""
-    programs = postgresql_programs()
-    assert programs is not None
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    directory = Path(tempfile.mkdtemp(prefix="hearthline-pg-"))
-    # The server refuses to run as root.
-    as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    if as_user:
-        shutil.chown(directory, "postgres", "postgres")
-
-    def call(*command: str) -> None:
-        subprocess.run([*as_user, *command], check=True, capture_output=True, cwd=directory)
-
-    data = str(directory / "data")
-    control = [str(programs / "pg_ctl"), "-D", data, "-w", "-t", "60"]
-    call(str(programs / "initdb"), "-D", data, "-U", "hearthline", "-A", "trust", "-E", "UTF8", "--no-sync")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='{directory}' -c fsync=off"
-    call(*control, "-l", str(directory / "log"), "-o", options, "start")
+def postgresql_server() -> Iterator[PostgresqlServer]:
+    """It runs inside the block, and nothing is left of it."""
+    server = PostgresqlServer()
+    server.start()
     try:
-        yield f"postgresql+psycopg://hearthline@127.0.0.1:{port}/"
+        yield server
     finally:
-        call(*control, "-m", "immediate", "stop")
-        shutil.rmtree(directory, ignore_errors=True)
+        server.stop()
+        server.remove()
 
 
 def sqlite_database(directory: Path) -> Database:

@@ -62,8 +62,8 @@ VAULT = Vault(bytes(32))
 def postgresql() -> Iterator[str]:
     if postgresql_programs() is None:
         pytest.skip("no PostgreSQL server under /usr/lib/postgresql")
-    with postgresql_server() as url:
-        yield url
+    with postgresql_server() as server:
+        yield server.url
 
 
 @pytest.fixture(params=["sqlite", "sqlite-of-python", "postgresql"])

@@ -267,7 +267,7 @@ def test_positions_count_on_when_a_stream_is_lost(open_store: Open) -> None:
     store.append(Append(Position("anew", 0), Position("anew", 1), numbers=numbers((1, 1, 2.0)), received_ms=30_000))
     store = open_store()
     held = store.rows(1, *EVER, 10, 0)
-    assert held.values.tolist() == [1.0, 2.0]
+    assert list(held.values) == [1.0, 2.0]
     assert held.position.tolist() == [9, 10]
     assert store.received(held.position).tolist() == [10_000, 30_000]
 

@@ -77,6 +77,15 @@ MUTANTS = {
         "            self._lose(losses, head)\n        first, last",
         "            head is chosen[0] and self._lose(losses, head)\n        first, last",
     ),
+    "back_up_the_metadata_later": Mutant(
+        "cloud/backup/service.py",
+        "                await asyncio.to_thread(copying.finish)\n",
+        """                await asyncio.to_thread(copying.finish)
+                await asyncio.sleep(1)
+                (part / SQLITE).unlink()
+                copy_database(self.database, part / SQLITE)
+""",
+    ),
     "synchronous_off": Mutant("edge_agent/buffer/frame_file.py", "pragma synchronous = full", "pragma synchronous = off"),
 }
 

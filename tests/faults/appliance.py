@@ -40,6 +40,8 @@ class TestAppliance:
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=proof.client_id)
         self._client.username_pw_set(proof.username, proof.password.decode())
         self._client.on_message = self._told
+        self._client.on_connect = self._let_in
+        self.connections = 0
         self._client.reconnect_delay_set(1, 1)
         self._client.connect_async("127.0.0.1", port, keepalive=10)
         self._client.loop_start()
@@ -47,6 +49,9 @@ class TestAppliance:
 
     def _topic(self, tail: str) -> str:
         return f"/sys/{self.product_key}/{self.name}/{tail}"
+
+    def _let_in(self, *_: object) -> None:
+        self.connections += 1
 
     def _told(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         if not message.topic.endswith("/thing/service/property/set"):

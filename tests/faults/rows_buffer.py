@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from tests.e2e.platform import ROOT
 from tests.faults.buffer_oracle import Kept, Promises, Writer, judged, reopen
@@ -54,14 +55,19 @@ def power_cut_tool() -> ModuleType:
     return module
 
 
-def power_cut_once(acknowledged: int, code: Path) -> Tally:
+def power_cut_disk(mebibytes: int) -> Any:
+    """A disk whose power can be cut, to be used in a `with`. Raises NotHere."""
     tool = power_cut_tool()
     try:
-        disk = tool.PowerCut(megabytes=96)
+        disk = tool.PowerCut(megabytes=mebibytes)
         disk.restore()
     except (OSError, subprocess.CalledProcessError) as error:
         raise NotHere(f"no loop mount here: {error}") from error
-    with disk:
+    return disk
+
+
+def power_cut_once(acknowledged: int, code: Path) -> Tally:
+    with power_cut_disk(96) as disk:
         writer = Writer(disk.path / "buffer.db", code=code)
         writer.wait_for(acknowledged)
         # Counted up to here, not to the process's last word: ext4 answers 0 to some fsyncs that are under way while it is shut

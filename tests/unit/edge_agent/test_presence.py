@@ -1,8 +1,11 @@
 """Presence: changes while the cloud is there, the whole picture when it comes, nothing queued while it is away."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+import pytest
 
 from edge_agent.pipeline import presence
 from edge_agent.pipeline.presence import Presence
@@ -16,9 +19,13 @@ ONE, TWO = DeviceKey("pk", "one"), DeviceKey("pk", "two")
 class Rig:
     def __init__(self) -> None:
         self.intake, self.clock, self.kept = FakeIntake(), FakeClock(), 0
+        self.refusals = 0
         self.board = Presence({ONE: "line", TWO: "front_door"}, self.intake, self.clock, self.keep)
 
     def keep(self, board: Presence) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.ENOSPC, "no space left on device")
         self.kept += 1
 
     @asynccontextmanager
@@ -45,6 +52,18 @@ async def test_nothing_is_queued_while_the_cloud_is_away_and_all_is_said_when_it
         assert rig.kept == 1
         rig.board.linked(True)
         assert await rig.said() == [("one", True, start + 1000), ("two", False, start)]
+
+
+async def test_a_disk_that_refuses_a_note_ends_nothing_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "NOTE_AGAIN_S", 0.05)
+    rig = Rig()
+    rig.refusals = 2
+    async with rig.running():
+        rig.board.linked(True)
+        assert len(await rig.said()) == 2
+        async with asyncio.timeout(5):
+            while rig.kept == 0:
+                await asyncio.sleep(0.05)
 
 
 async def test_a_change_is_said_once_and_what_did_not_change_is_not_said() -> None:

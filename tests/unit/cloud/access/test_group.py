@@ -82,8 +82,8 @@ def ack(packet_id: int) -> bytes:
 
 
 @asynccontextmanager
-async def committing(stream: FakeStream) -> AsyncIterator[GroupCommit]:
-    commit = GroupCommit(stream, last_sequence=len(stream.stored), instance="me")
+async def committing(stream: FakeStream, stuck: Callable[[], None] = lambda: None) -> AsyncIterator[GroupCommit]:
+    commit = GroupCommit(stream, last_sequence=len(stream.stored), instance="me", stuck=stuck)
     task = asyncio.create_task(commit.run())
     yield commit
     task.cancel()
@@ -107,6 +107,16 @@ async def test_a_puback_comes_after_the_stream_has_the_message() -> None:
         stream.open.set()
         await until(lambda: device.acks == [ack(1), ack(2)])
     assert stream.payloads() == [b"a", b"b"]
+
+
+async def test_a_stream_that_never_answers_is_told_of_and_what_waits_lands_once() -> None:
+    stream, waiting, told = FakeStream(faults=["lost"] * 5), Device(), list[int]()
+    async with committing(stream, stuck=lambda: told.append(len(stream.attempts))) as commit:
+        run = run_of(b"a")
+        commit.gather(waiting, SESSION, run, run.acks(), 0)
+        await until(lambda: waiting.acks == [ack(1)])
+    assert told == [2, 4]
+    assert stream.payloads() == [b"a"]
 
 
 async def test_publishes_gather_while_one_is_in_flight() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud.foundation.supervise import ChildSpec, RestartPolicy, Supervisor, lock
+from cloud.foundation.supervise import ChildSpec, RestartPolicy, Supervisor, ask_for_renewal, lock
 from protocols.errors import Refused
 
 ROOT = Path(__file__).parents[4]
@@ -48,6 +48,21 @@ def test_the_first_restart_is_fast_and_later_ones_wait_longer_up_to_a_ceiling() 
     assert delays[0] <= 0.3
     assert delays == sorted(delays)
     assert delays[-1] == policy.ceiling_s
+
+
+async def test_a_child_that_does_not_do_its_work_is_renewed_on_request(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path, FAST)
+    supervisor.start(ChildSpec("role", SLEEPS))
+    supervisor.start(ChildSpec("other", SLEEPS))
+    first, other = await pid_of(tmp_path, "role"), await pid_of(tmp_path, "other")
+    renewing = asyncio.create_task(supervisor.renew_on_request())
+    ask_for_renewal(tmp_path, "role", "it sleeps")
+    second = await pid_of(tmp_path, "role", other_than=first)
+    await asyncio.sleep(1.5)
+    assert (await pid_of(tmp_path, "role"), await pid_of(tmp_path, "other")) == (second, other), "it was renewed once"
+    assert not alive(first)
+    renewing.cancel()
+    await supervisor.stop(("role", "other"))
 
 
 async def test_a_killed_child_is_started_again_under_the_same_name(tmp_path: Path) -> None:
