@@ -29,6 +29,6 @@ def _pass(trigger: Path) -> None:
             trigger.write_text(str(passes - 1))
             return
         trigger.unlink()
-    except (FileNotFoundError, ValueError):  # not armed, or being written at this moment
+    except (OSError, ValueError):  # not armed, or being written at this moment; or no descriptor left to look
         return
     os.kill(os.getpid(), signal.SIGKILL)

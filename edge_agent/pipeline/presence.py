@@ -22,7 +22,7 @@ class Presence:
     """
 
     def __init__(self, devices: Mapping[DeviceKey, str], intake: Intake, clock: Clock, keep: Callable[["Presence"], None]) -> None:
-        """`devices` with their source; all count as offline at first. `keep` is called after changes, to note them; it may raise OSError."""
+        """`devices` with their source; all count as offline at first. `keep` notes changes; it may raise OSError."""
         now_ms = clock.now_ms()
         self._intake, self._clock, self._keep = intake, clock, keep
         self.states: dict[DeviceKey, tuple[bool, int, str]] = {key: (False, now_ms, source) for key, source in devices.items()}

@@ -43,6 +43,7 @@ class TestAppliance:
         self._client.on_connect = self._let_in
         self.connections = 0
         self._client.reconnect_delay_set(1, 1)
+        self._client.max_inflight_messages_set(500)
         self._client.connect_async("127.0.0.1", port, keepalive=10)
         self._client.loop_start()
         wait_until(self._client.is_connected, 20, f"{name} is let in")
@@ -84,6 +85,22 @@ class TestAppliance:
         if self.post({"N": value}):
             self.acknowledged.add(n)
         return n
+
+    def flood(self, seconds: float, begin_ms: int) -> int:
+        """Posts as fast as they leave, hundreds in flight, each a ms later than the one before; how many were acknowledged."""
+        until, infos, topic = time.monotonic() + seconds, [], self._topic("thing/event/property/post")
+        while time.monotonic() < until:
+            n = next(self._numbers)
+            self.sent[n] = begin_ms + len(infos)
+            value = {"N": {"value": n, "time": self.sent[n]}}
+            payload = json.dumps({"id": str(next(self._ids)), "version": "1.0", "params": value}).encode()
+            infos.append((n, self._client.publish(topic, payload, qos=1)))
+            while len(infos) > 2_000 and not infos[-2_000][1].is_published() and time.monotonic() < until:
+                time.sleep(0.001)
+        for n, info in infos:
+            info.wait_for_publish(30)
+            self.acknowledged |= {n} if info.is_published() else set()
+        return len(infos)
 
     def keep_posting(self, every_s: float, stop: threading.Event) -> threading.Thread:
         """Numbers in a thread, until stopped."""
