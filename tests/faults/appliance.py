@@ -88,7 +88,8 @@ class TestAppliance:
 
     def flood(self, seconds: float, begin_ms: int) -> int:
         """Posts as fast as they leave, hundreds in flight, each a ms later than the one before; how many were acknowledged."""
-        until, infos, topic = time.monotonic() + seconds, [], self._topic("thing/event/property/post")
+        infos: list[tuple[int, paho.MQTTMessageInfo]] = []
+        until, topic = time.monotonic() + seconds, self._topic("thing/event/property/post")
         while time.monotonic() < until:
             n = next(self._numbers)
             self.sent[n] = begin_ms + len(infos)

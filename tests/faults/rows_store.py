@@ -381,6 +381,8 @@ def no_descriptors(stage: Stage) -> Tally:
                 one.close()
             late = TestAppliance(played.site.front_port, played.site.keys["local"], "local", played.site.secrets["local"])
             late.close()  # it has taken the session over, and gives it back
+            before = len(played.local.acknowledged)
+            wait_until(lambda count=before: len(played.local.acknowledged) > count + 3, 30, "the appliance is back")  # type: ignore[misc]
         assert (gateway.running, gateway.pid) == (True, pid), "it died of it"
         return played.settle(stage.runs)
 
