@@ -34,6 +34,7 @@ from cloud.devices.service import (
 )
 from cloud.devices.tables import DeviceRow, SiteRow
 from cloud.foundation.db import Database, DatabaseAway, Model
+from cloud.foundation.db_copy import copy_database, restore_postgresql
 from cloud.foundation.problems import Problem
 from cloud.foundation.schema import upgrade
 from cloud.foundation.vault import Vault
@@ -95,6 +96,30 @@ def database(empty: Database) -> Database:
 
 
 ONE, TWO = 1, 2
+
+
+def test_a_copy_of_the_database_holds_what_was_committed_and_becomes_a_database_again(
+    database: Database, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    product_key = product_of(database)
+    with database.unit_of_work(ONE) as work:
+        create_product(work, "never committed", TSL)
+        copy_database(database, tmp_path / "copy")
+    if database.is_sqlite:
+        again = Database(f"sqlite:///{tmp_path / 'copy'}")
+    else:
+        with pytest.raises(Refused, match="make an empty one"):
+            restore_postgresql(database.url, tmp_path / "copy")
+        server = request.getfixturevalue("postgresql")
+        admin = Database(server + "postgres")
+        with admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("CREATE DATABASE restored"))
+        admin.close()
+        restore_postgresql(server + "restored", tmp_path / "copy")
+        again = Database(server + "restored")
+    with again.reading(ONE) as work:
+        assert [product.product_key for product in list_products(work, 0, 10)] == [product_key]
+    again.close()
 
 
 def product_of(database: Database, tenant: int = ONE) -> str:

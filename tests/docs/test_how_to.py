@@ -57,6 +57,15 @@ def test_an_entry_of_the_quarantine_is_shown_replayed_and_discarded(tmp_path: Pa
     assert "discard done" in said
 
 
+def test_a_platform_is_backed_up_checked_and_restored(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path, crash_points=False)
+    cloud.data = tmp_path / "hearthline-data"
+    with cloud:
+        said = run("back-up-and-restore.md", tmp_path, 2)
+    assert said.count("held_ms") == 3
+    assert (tmp_path / "restored" / "telemetry.duckdb").exists()
+
+
 def test_a_gateway_is_configured_for_tls_with_the_exported_authority(tmp_path: Path) -> None:
     said = run("connect-over-tls.md", tmp_path, 2)
     assert "CN=Hearthline CA" in said
