@@ -49,9 +49,9 @@ class Backup:
         began = time.monotonic()
         with _becoming(folder) as part:
             held_from = time.monotonic()
-            copying = await self.exclusively(self._settle, part)
-            made_ms, held_s = now_ms(), time.monotonic() - held_from
             try:
+                copying = await self.exclusively(self._settle, part)
+                made_ms, held_s = now_ms(), time.monotonic() - held_from
                 await asyncio.to_thread(copying.finish)
             except duckdb.Error as error:
                 raise Refused(Reason.BAD_CONFIGURATION, f"the store could not be written to {folder}: {error}") from error

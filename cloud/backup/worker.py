@@ -44,6 +44,9 @@ async def serve_backups(bus: Bus, backup: Backup) -> None:
         except PlatformError as error:
             get_logger().warning("backup.failed", folder=wanted.folder, error=str(error))
             return _encode(Made(error=str(error), again=isinstance(error, TryAgain)))
+        except Exception as error:  # noqa: BLE001 - whoever waits has to hear of it
+            get_logger().exception("backup.failed", folder=wanted.folder)
+            return _encode(Made(error=f"the backup failed, the log of core says how: {error}"))
         get_logger().info("backup.made", folder=wanted.folder, took_ms=manifest.took_ms, held_ms=manifest.held_ms)
         return _encode(Made(manifest))
 

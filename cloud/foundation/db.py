@@ -90,7 +90,7 @@ class Database:
     """One engine. `url` is `sqlite:///FILE` or `postgresql+psycopg://...`. All its calls block: asyncio code runs them in a thread."""
 
     def __init__(self, url: str, *, pool_size: int = 5, pool_timeout_s: float = 1.0, sqlite_library: Any = SQLITE) -> None:
-        self.url = url
+        self.url, self.sqlite_library = url, sqlite_library
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         arguments: dict[str, Any] = {"timeout": 10, "check_same_thread": False} if self.is_sqlite else {"connect_timeout": 10}
         self._engine = create_engine(

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import inspect
 from sqlalchemy.engine import make_url
 
-from cloud.foundation.db import SQLITE, Database
+from cloud.foundation.db import Database
 from protocols.errors import Reason, Refused
 
 
@@ -19,7 +19,7 @@ def copy_database(database: Database, file: Path) -> None:
     if not database.is_sqlite:
         _run("pg_dump", database.url, "--format=custom", f"--file={file}")
         return
-    with database.engine.connect() as connection, closing(SQLITE.connect(str(file))) as copy:
+    with database.engine.connect() as connection, closing(database.sqlite_library.connect(str(file))) as copy:
         raw: Any = connection.connection.driver_connection
         raw.backup(copy)
 

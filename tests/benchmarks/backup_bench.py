@@ -45,7 +45,7 @@ def main() -> None:
         upgrade(database)
         store = DuckDbStore(data / "telemetry.duckdb")
         fill(store, points)
-        commit(database, 0, Effects(Append(Position(), store.position())))
+        commit(database, 0, Effects(Append(Position(), store.position()), 0, {}, {}, [], [], [], [], [], 0))
         manifest = asyncio.run(make_alone(store, database, data, Path(folder) / "backup"))
         store.close()
         database.close()

@@ -118,7 +118,7 @@ def test_a_copy_of_the_database_holds_what_was_committed_and_becomes_a_database_
         restore_postgresql(server + "restored", tmp_path / "copy")
         again = Database(server + "restored")
     with again.reading(ONE) as work:
-        assert [product.product_key for product in list_products(work, 0, 10)] == [product_key]
+        assert [product.product_key for _, product in list_products(work, 0, 10)] == [product_key]
     again.close()
 
 

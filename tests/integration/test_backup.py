@@ -97,7 +97,7 @@ def test_a_platform_that_does_not_run_is_backed_up_and_a_broken_off_backup_leave
     with Cloud(tmp_path, crash_points=False) as cloud:
         key = cloud.product("Stove", TSL)
         device = TestAppliance(cloud.mqtt_port, key, "s", cloud.device(key, "s"))
-        device.number(1_800_000_000_000)
+        device.number(1_700_000_000_000)
         wait_until(lambda: list(cloud.api.points(key, "s", "N", raw=True)), 20, "it is stored")
         device.close()
         command = [sys.executable, "-m", "cloud", "backup", "create", str(tmp_path / "b"), "--data", str(cloud.data)]
@@ -121,10 +121,10 @@ def test_rows_go_when_their_time_is_over_and_newest_values_stay(tmp_path: Path) 
     with cloud:
         key = cloud.product("Stove", TSL)
         device = TestAppliance(cloud.mqtt_port, key, "s", cloud.device(key, "s"))
-        device.number(1_800_000_000_000)
+        device.number(1_700_000_000_000)
         wait_until(lambda: list(cloud.api.points(key, "s", "N", raw=True)), 20, "it is stored")
         wait_until(lambda: not list(cloud.api.points(key, "s", "N", raw=True)), 20, "it is deleted")
         assert cloud.api.get(f"/v1/telemetry/{key}/s")["N"]["value"] == 1
-        device.number(1_800_000_000_001)
-        wait_until(lambda: [ts for ts, *_ in cloud.api.points(key, "s", "N", raw=True)] == [1_800_000_000_001], 20, "the store goes on")
+        device.number(1_700_000_000_001)
+        wait_until(lambda: [ts for ts, *_ in cloud.api.points(key, "s", "N", raw=True)] == [1_700_000_000_001], 20, "the store goes on")
         device.close()

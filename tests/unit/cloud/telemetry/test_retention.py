@@ -16,10 +16,10 @@ T = 1_800_000_000_000
 def test_a_leap_is_believed_only_after_a_day_that_ran_evenly(before_s: int, direction: int, days: int) -> None:
     clock = EvenClock(T, T, 0.0)
     assert clock.now_ms(T + 1000 * before_s, float(before_s)) == T + 1000 * before_s
-    leapt = T + direction * days * DAY_MS
+    leapt, day_ms = T + direction * days * DAY_MS, int(1000 * PROOF_S)
     assert clock.now_ms(leapt, before_s + 1.0) is None
-    assert clock.now_ms(leapt + 1000 * (PROOF_S - 10), before_s + 1.0 + PROOF_S - 10) is None
-    assert clock.now_ms(leapt + 1000 * PROOF_S, before_s + 1.0 + PROOF_S) == leapt + 1000 * PROOF_S
+    assert clock.now_ms(leapt + day_ms - 10_000, before_s + 1.0 + PROOF_S - 10) is None
+    assert clock.now_ms(leapt + day_ms, before_s + 1.0 + PROOF_S) == leapt + day_ms
 
 
 def test_a_platform_that_was_off_for_a_year_waits_a_day_and_one_that_was_off_for_a_week_does_not() -> None:
