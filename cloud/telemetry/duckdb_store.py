@@ -211,7 +211,8 @@ class DuckDbStore:
         self._inserts.pop(segment.table, None)
 
     def expire(self, before_ms: int, keep_ms: int) -> Expired:
-        return self._expiry.run(before_ms, keep_ms)
+        # Of what came within a second of the last receipt there is no other yet.
+        return self._expiry.run(before_ms, keep_ms, self._base + self._position.sequence, self._received_ms + RECEIPT_MS)
 
     def begin_copy(self, file: Path) -> "Copying":
         return Copying(self._connection.cursor(), file)

@@ -31,12 +31,13 @@ class Expiry:
         self._connection, self._segments, self._gone = connection, segments, gone
         self._spans: dict[Segment, tuple[int, int, int]] = {}  # of ordered segments, which do not change
 
-    def run(self, before_ms: int, keep_ms: int) -> Expired:
-        """Let go of what came before `before_ms`."""
-        newest = self._position_at(before_ms)
+    def run(self, before_ms: int, keep_ms: int, end: int, end_ms: int) -> Expired:
+        """Let go of what came before `before_ms`; what is at `end`, the last position, came by `end_ms`."""
+        newest = end if end_ms <= before_ms else self._position_at(before_ms)
         if newest is None:
             return Expired()
-        beside = self._position_at(before_ms - slack_ms(keep_ms))
+        beside_ms = before_ms - slack_ms(keep_ms)
+        beside = end if end_ms <= beside_ms else self._position_at(beside_ms)
         rows = segments = 0
         for segment in self._segments.every():
             try:

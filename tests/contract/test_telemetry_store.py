@@ -317,6 +317,17 @@ def test_what_came_too_long_ago_goes_and_nothing_else_whatever_its_time(open_sto
     assert store.position() == at(30)
 
 
+def test_the_last_row_goes_too_though_nothing_came_after_it(open_store: Open) -> None:
+    store = open_store()
+    store.append(Append(Position(), at(1), (Series(1, POWER),), received_ms=1_000))
+    store.append(
+        Append(at(1), at(2), numbers=numbers((1, 5, 5.0), position=2), received_ms=1_400)
+    )  # within a second: no receipt of its own
+    assert expired(store, 1_900, KEEP_MS, 0) == Expired()
+    assert expired(store, 2_100, KEEP_MS, 1).rows == 1
+    assert listed(store) == []
+
+
 def test_rows_beside_newer_ones_go_a_tenth_of_the_time_later(open_store: Open) -> None:
     store = open_store()
     came(store, 1, (1, 1, 1.0))
