@@ -239,6 +239,7 @@ def build_api(
     from cloud.devices import api as devices
     from cloud.foundation import api as foundation
     from cloud.foundation import problems
+    from cloud.ingest import account
     from cloud.ingest import api as ingest
     from cloud.products import api as products
     from cloud.telemetry import api as telemetry
@@ -256,7 +257,7 @@ def build_api(
     state.checks, state.other_roles = checks, ("access", "ingest")
     state.known_keys = KnownKeys()
     problems.install(app)
-    for router in (foundation.router, products.router, devices.router, telemetry.router, ingest.router):
+    for router in (foundation.router, products.router, devices.router, telemetry.router, ingest.router, account.router):
         app.include_router(router)
     return app
 

@@ -22,6 +22,8 @@ from protocols.edgelink.topics import EdgeChannel, EdgeTopic
 from protocols.errors import Reason, Refused
 from protocols.thing.model import ThingModel
 
+GIVEN_UP = frozenset({GapReason.OVERFLOW, GapReason.THINNED, GapReason.EXPIRED, GapReason.BUFFER_DAMAGED})
+
 
 class BadFrame(msgspec.Struct, frozen=True):
     """A frame that does not decode; `header` is there when at least that was whole."""
@@ -106,7 +108,8 @@ class Frames:
             if decision.verdict is Verdict.WAIT:
                 self.resend.add(address)
             return
-        self._marks[key] = self.moved[key] = Mark(header.seq, header.created_ms)
+        readings, in_gaps = counted(frame)
+        self._marks[key] = self.moved[key] = Mark(header.seq, header.created_ms, mark.readings + readings, mark.in_gaps + in_gaps)
         gateway = registry.get((session.product_key, session.device_name))
         try:
             if isinstance(frame, BadFrame):
@@ -241,6 +244,14 @@ class Frames:
     def take_moved(self) -> dict[LaneKey, Mark]:
         moved, self.moved = self.moved, {}
         return moved
+
+
+def counted(frame: Frame | BadFrame) -> tuple[int, int]:
+    """Readings in a frame, and those that its gap records say the buffer gave up."""
+    if isinstance(frame, BadFrame):
+        return 0, 0
+    gaps = [record.gap for record in frame.records if isinstance(record, GapRecord)]
+    return frame.columns.count, sum(gap.count or 0 for gap in gaps if gap.reason in GIVEN_UP)
 
 
 def _gap(session: SessionRow, mark: Mark, header: FrameHeader, reason: GapReason) -> Gap:

@@ -25,10 +25,12 @@ LaneKey = tuple[int, str, Lane]
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
-    """How far a lane is committed, and when the edge made its last frame."""
+    """How far a lane is committed, when the edge made its last frame, and the account: readings in its frames, and in its gap records."""
 
     sequence: int = 0
     created_ms: int = 0
+    readings: int = 0
+    in_gaps: int = 0
 
 
 class Reset(msgspec.Struct, frozen=True, gc=False):

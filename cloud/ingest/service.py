@@ -30,7 +30,7 @@ def load_memory(database: Database, partition: int) -> Memory:
     """What was committed last. Raises DatabaseAway."""
     with database.system_reading() as work:
         marks = {
-            (row.gateway_id, row.buffer_id, Lane(row.lane)): Mark(row.sequence, row.created_ms)
+            (row.gateway_id, row.buffer_id, Lane(row.lane)): Mark(row.sequence, row.created_ms, row.readings, row.in_gaps)
             for row in work.session.scalars(select(Watermark))
         }
         held = work.session.get(IngestPosition, partition)
@@ -73,7 +73,7 @@ def _commit(database: Database, partition: int, effects: Effects, apply: _Apply)
         row = {"partition": partition, "stream_id": end.stream_id, "sequence": end.sequence, "received_ms": effects.received_ms}
         upsert(session, _position, [row], keys=("partition",))
         marks = [
-            {"gateway_id": gateway_id, "buffer_id": buffer_id, "lane": str(lane), "sequence": mark.sequence, "created_ms": mark.created_ms}
+            {"gateway_id": gateway_id, "buffer_id": buffer_id, "lane": str(lane), **msgspec.structs.asdict(mark)}
             for (gateway_id, buffer_id, lane), mark in effects.marks.items()
         ]
         upsert(session, _watermark, marks, keys=("gateway_id", "buffer_id", "lane"))

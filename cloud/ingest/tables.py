@@ -18,7 +18,10 @@ class IngestPosition(Model):
 
 
 class Watermark(Model):
-    """The last frame of a gateway's lane that is committed, and when it was made. A gateway with a new buffer file starts a new row."""
+    """The last frame of a gateway's lane that is committed, and when it was made. A gateway with a new buffer file starts a new row.
+
+    `readings` were in its frames so far; `in_gaps` were given up by the buffer, as gap records in its frames say.
+    """
 
     __tablename__ = "watermark"
 
@@ -27,6 +30,8 @@ class Watermark(Model):
     lane: Mapped[str] = mapped_column(String(16), primary_key=True)
     sequence: Mapped[int] = mapped_column(BigInteger)
     created_ms: Mapped[int] = mapped_column(BigInteger)
+    readings: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    in_gaps: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class Quarantine(TenantOwned, Model):

@@ -117,6 +117,7 @@ class Site:
     front_port: int
     keys: dict[str, str]  # device name -> product key
     secrets: dict[str, str] = field(default_factory=dict)
+    name: str = ""
 
     @classmethod
     def build(
@@ -160,7 +161,15 @@ class Site:
         )
         listed = "".join(f"[{keys[device]}]\n{json.dumps(device)} = {json.dumps(secrets[device])}\n" for device in appliances or {})
         gateway = Gateway(folder, configuration, secret=gateway_secret, appliances=listed, code=code)
-        return cls(cloud, gateway, uplink, front_port, keys, secrets)
+        return cls(cloud, gateway, uplink, front_port, keys, secrets, name)
+
+    def agree(self) -> None:
+        """The gateway's account of itself, with an empty buffer, is the cloud's account of it."""
+        own = self.gateway.edgectl("account")
+        assert own["buffered"] == 0
+        assert own["collected"] == own["delivered"] + own["in_gaps"]
+        theirs = self.cloud.api.get(f"/v1/gateways/{self.name}/account")
+        assert (theirs["delivered"], theirs["in_gaps"]) == (own["delivered"], own["in_gaps"]), (own, theirs)
 
     def end(self) -> None:
         self.gateway.end()

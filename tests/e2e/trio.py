@@ -87,6 +87,7 @@ class Scene:
         assert self.direct.wait(60) == 0, self.direct.tail()
         assert {name: rows_logged(log) for name, log in self.logs.items()} == dict.fromkeys(self.logs, self.rows)
         wait_until(lambda: self.site.gateway.edgectl("account")["buffered"] == 0, 60, "an empty buffer")
+        self.site.agree()
         keys = self.site.keys | {"direct": self.direct_key}
         return {name: settled(self.cloud, keys[name], name, log, raw=name in raw, timeout_s=timeout_s) for name, log in self.logs.items()}
 

@@ -120,6 +120,8 @@ class Timed:
             return [(int(value), ts) for ts, value, *_ in api.points(key, self.appliance.name, "N", raw=True)]
 
         wait_until(lambda: len(points()) >= len(sent), 40, "every number in the store")
+        wait_until(lambda: self.site.gateway.edgectl("account")["buffered"] == 0, 40, "an empty buffer")
+        self.site.agree()
         found = points()
         off = [abs(ts - sent[n]) for n, ts in found]
         wrong = sum(ms > within_ms for ms in off)

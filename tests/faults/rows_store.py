@@ -56,12 +56,14 @@ class Home:
     _stop: threading.Event
     _posting: list[threading.Thread]
 
-    def settle(self, runs: int, outcome: str = "") -> Tally:
-        """No more posts, and what came of each."""
+    def settle(self, runs: int, outcome: str = "", *, agree: bool = True) -> Tally:
+        """No more posts, what came of each, and whether gateway and cloud count the same (`agree`)."""
         self._stop.set()
         for thread in self._posting:
             thread.join()
         wait_until(lambda: self.site.gateway.edgectl("account")["buffered"] == 0, 60, "an empty buffer")
+        if agree:
+            self.site.agree()
         accounts = {"local": self.local.judge(self.cloud.api, raw=True), "direct": self.direct.judge(self.cloud.api, raw=False)}
         for name, account in accounts.items():
             print(name, account)
@@ -118,7 +120,9 @@ def restored(stage: Stage) -> Tally:
             back_s.append(time.monotonic() - began)
             before = len(played.direct.acknowledged)
             wait_until(lambda count=before: len(played.direct.acknowledged) > count + 20, 30, "the appliance is back")  # type: ignore[misc]
-        return played.settle(stage.runs, f"at work again after at most {max(back_s):.1f} s; appends held for {max(held_ms)} ms at most")
+        return played.settle(
+            stage.runs, f"at work again after at most {max(back_s):.1f} s; appends held for {max(held_ms)} ms at most", agree=False
+        )
 
 
 @fault(26, "NATS killed and its data wiped", runs=2, how="its files deleted under it, then SIGKILL")

@@ -371,6 +371,7 @@ OF_A_RESOURCE: dict[str, dict[str, object] | None] = {
     "get_command": None,
     "get_latest": None,
     "get_history": None,
+    "get_gateway_account": None,
     "get_quarantine_entry": None,
     "replay_quarantine_entry": {},
     "discard_quarantine_entry": {},

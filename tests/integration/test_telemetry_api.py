@@ -20,6 +20,7 @@ from cloud.foundation import problems
 from cloud.foundation.db import Database
 from cloud.foundation.schema import upgrade
 from cloud.foundation.vault import Vault
+from cloud.products.model import GATEWAY
 from cloud.products.service import create_product
 from cloud.telemetry.api import router
 from cloud.telemetry.duckdb_store import DuckDbStore
@@ -44,6 +45,9 @@ def api(tmp_path: Path) -> Iterator[Any]:
     with database.unit_of_work(owner) as work:
         product_key = create_product(work, "Stove", MODEL.to_dict()).product_key
         create_device(work, Vault(b"k" * 32), product_key, "s1", None)
+        for name, site in (("s2", "home"), ("s3", "elsewhere"), ("s4", None)):
+            create_device(work, Vault(b"k" * 32), product_key, name, site)
+        create_device(work, Vault(b"k" * 32), GATEWAY, "gw", "home")
         work.commit()
     store = DuckDbStore(tmp_path / "telemetry.duckdb")
     app = FastAPI()
@@ -72,6 +76,8 @@ def api(tmp_path: Path) -> Iterator[Any]:
             [
                 Gap(product_key, "s1", "power", T + 100, T + 900, 3, "missed_poll"),
                 Gap(product_key, "s1", "", T + 5000, T + 6000, None, "agent_down"),
+                Gap(GATEWAY, "gw", "", T + 20, T + 30, None, "buffer_reset"),
+                Gap(GATEWAY, "gw", "", T + 40, T + 50, None, "agent_down"),
             ],
             [ClockNote(product_key, "s1", T + 1500, T + 2000, -7), ClockNote(product_key, "s1", T + 1900, T + 2500, -7)],
             T + 50,
@@ -175,3 +181,10 @@ def test_a_query_that_makes_no_sense_is_answered_with_a_problem(api: Any, query:
 
 def test_texts_have_no_buckets(api: Any) -> None:
     assert api.get("s1/mode", from_=0, to=1, buckets=1).status_code == 422
+
+
+def test_a_gap_of_a_gateway_is_one_of_every_device_behind_it(api: Any) -> None:
+    (gap,) = api.get("s2/power").json()["gaps"]
+    assert (gap["from"], gap["to"], gap["count"], gap["reason"]) == (T + 20, T + 30, None, "buffer_reset")
+    assert api.get("s3/power").json()["gaps"] == [], "it stands on another site"
+    assert api.get("s4/power").json()["gaps"] == [], "it stands on none"

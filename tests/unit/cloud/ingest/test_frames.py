@@ -36,8 +36,21 @@ def test_a_frame_becomes_rows_shadow_and_a_watermark() -> None:
     effects = evaluate(evaluator(), up(frame(1, readings)))
     assert sorted(rows(effects)) == [("s1", "level", NOW - 1, 4.0), ("s1", "power", NOW - 2, 1.5)]
     assert effects.reported == {11: {"power": (1.5, NOW - 2), "level": (4, NOW - 1)}}
-    assert effects.marks == {LIVE_KEY: Mark(1, NOW + 1)}
+    assert effects.marks == {LIVE_KEY: Mark(1, NOW + 1, readings=2)}
     assert committed(effects) == [("committed", {Lane.LIVE: 1})]
+
+
+def test_the_account_counts_readings_once_and_what_the_buffer_gave_up_but_no_other_gap() -> None:
+    gaps = [
+        EdgeGap("pk", "s1", ("power",), NOW, NOW + 9, count, reason)
+        for count, reason in ((7, GapReason.OVERFLOW), (5, GapReason.MISSED_POLL))
+    ]
+    on = evaluator()
+    evaluate(on, up(frame(1), frame(1)))
+    effects = evaluate(on, up(frame(2, None, *(GapRecord(gap) for gap in gaps))))
+    mark = effects.marks[LIVE_KEY]
+    assert (mark.sequence, mark.in_gaps) == (2, 7)
+    assert mark.readings == 2
 
 
 def test_a_frame_that_comes_again_changes_nothing_and_is_acknowledged_again() -> None:
@@ -45,7 +58,7 @@ def test_a_frame_that_comes_again_changes_nothing_and_is_acknowledged_again() ->
     evaluate(on, up(frame(1), frame(2)))
     effects = evaluate(on, up(frame(1), frame(2), frame(3)))
     assert [value for *_, value in rows_of(effects)] == [3.0]
-    assert effects.marks == {LIVE_KEY: Mark(3, NOW + 3)}
+    assert effects.marks == {LIVE_KEY: Mark(3, NOW + 3, readings=3)}
     assert committed(effects) == [("committed", {Lane.LIVE: 3})]
 
 
@@ -107,7 +120,7 @@ def test_a_gateway_writes_only_for_devices_of_its_own_site_and_tenant() -> None:
     assert rows(effects) == [("s1", "power", NOW, 1.0)]
     assert sorted(reasons(effects)) == ["foreign_device", "foreign_device", "foreign_device", "not_authorised"]
     assert all(entry.tenant_id == 1 for entry in effects.quarantined)
-    assert effects.marks == {LIVE_KEY: Mark(1, NOW + 1)}  # a quarantined frame counts as committed
+    assert effects.marks == {LIVE_KEY: Mark(1, NOW + 1, readings=5)}  # a quarantined frame counts as committed
     assert list(effects.reported) == [11]
 
 
