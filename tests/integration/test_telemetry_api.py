@@ -45,7 +45,7 @@ def api(tmp_path: Path) -> Iterator[Any]:
     with database.unit_of_work(owner) as work:
         product_key = create_product(work, "Stove", MODEL.to_dict()).product_key
         create_device(work, Vault(b"k" * 32), product_key, "s1", None)
-        for name, site in (("s2", "home"), ("s3", "elsewhere"), ("s4", None)):
+        for name, site in (("h1", "home"), ("h2", "elsewhere"), ("h3", None)):
             create_device(work, Vault(b"k" * 32), product_key, name, site)
         create_device(work, Vault(b"k" * 32), GATEWAY, "gw", "home")
         work.commit()
@@ -184,7 +184,7 @@ def test_texts_have_no_buckets(api: Any) -> None:
 
 
 def test_a_gap_of_a_gateway_is_one_of_every_device_behind_it(api: Any) -> None:
-    (gap,) = api.get("s2/power").json()["gaps"]
+    (gap,) = api.get("h1/power").json()["gaps"]
     assert (gap["from"], gap["to"], gap["count"], gap["reason"]) == (T + 20, T + 30, None, "buffer_reset")
-    assert api.get("s3/power").json()["gaps"] == [], "it stands on another site"
-    assert api.get("s4/power").json()["gaps"] == [], "it stands on none"
+    assert api.get("h2/power").json()["gaps"] == [], "it stands on another site"
+    assert api.get("h3/power").json()["gaps"] == [], "it stands on none"
