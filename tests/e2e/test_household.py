@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.e2e.platform import Cloud, Process, wait_until
 from tests.e2e.scenes import Site, appliance_replay, chance_of_this_run, rows_logged, settled, tsl_of, wait_rows
 
-ROWS = 2200
+ROWS = 1500
 RATE = 100.0
 HOUSE = "nilm/train/REFIT_House2_2013-10.csv.gz"
 POWER = {"PowerW": "double"}

@@ -9,7 +9,7 @@ from tests.e2e.account import account_of
 from tests.e2e.platform import Cloud, wait_until
 from tests.e2e.scenes import CLOSE_AFTER_MS, POLL_MS, Machine, Site, chance_of_this_run, said, settled, wait_rows
 
-ROWS = 1600
+ROWS = 1300
 RATE = 80.0
 ENERGY = {
     "Usage_kWh": "Import",
