@@ -9,10 +9,12 @@ import random
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -129,7 +131,7 @@ Play = Callable[[Stage], Tally]
 class Fault:
     """A row of the matrix (reliability.md), or one of several that show it. `runs` in `make faults`, `few` in `make test` (0: not there).
 
-    Each of `mutants` must make the oracle fail within `mutant_runs`.
+    Each of `mutants` must make the oracle fail within `mutant_runs`. A fault that is played `apart` does not use the shared platform.
     """
 
     row: int
@@ -140,6 +142,7 @@ class Fault:
     mutants: tuple[str, ...] = ()
     mutant_runs: int = 5
     how: str = ""
+    apart: bool = False
 
     @property
     def id(self) -> str:
@@ -150,12 +153,20 @@ FAULTS: list[Fault] = []
 
 
 def fault(
-    row: int, name: str, *, runs: int = 1, few: int = 0, mutants: tuple[str, ...] = (), mutant_runs: int = 5, how: str = ""
+    row: int,
+    name: str,
+    *,
+    runs: int = 1,
+    few: int = 0,
+    mutants: tuple[str, ...] = (),
+    mutant_runs: int = 5,
+    how: str = "",
+    apart: bool = False,
 ) -> Callable[[Play], Play]:
     """Enter a fault in the list."""
 
     def enter(play: Play) -> Play:
-        FAULTS.append(Fault(row, name, play, runs, few, mutants, mutant_runs, how))
+        FAULTS.append(Fault(row, name, play, runs, few, mutants, mutant_runs, how, apart))
         return play
 
     return enter
@@ -220,27 +231,40 @@ class Result:
 
 
 def run_all(seed: int, file: Path, chosen: Iterable[Fault], *, with_mutants: bool, say: Callable[[str], None]) -> list[Result]:
-    """Play every fault that the file has no good result of for this seed and this code; returns the results of all chosen."""
+    """Play every fault that the file has no good result of for this seed and this code; returns the results of all chosen.
+
+    Two at a time: those of the shared platform in their order, and beside them those that are played apart.
+    """
     code = code_now()
     file.parent.mkdir(parents=True, exist_ok=True)
     lines_held = file.read_text().splitlines() if file.exists() else []
     known = {(entry["seed"], entry.get("code"), entry["fault"]): entry for entry in map(json.loads, lines_held)}
-    results = []
-    clouds = Clouds()
-    try:
-        for one in chosen:
-            entry = known.get((seed, code, one.id))
-            if entry is None or not entry["ok"]:
-                entry = asdict(_result(one, seed, code, clouds, with_mutants=with_mutants))
+    clouds, one_writes = Clouds(), threading.Lock()
+
+    def result_of(one: Fault) -> Result:
+        entry = known.get((seed, code, one.id))
+        played = entry is None or not entry["ok"]
+        if entry is None or not entry["ok"]:
+            entry = asdict(_result(one, seed, code, clouds, with_mutants=with_mutants))
+        result = Result(**entry)
+        verdict = "skipped: " + result.skipped if result.skipped else "ok" if result.ok else "FAILED"
+        with one_writes:
+            if played:
                 with file.open("a") as lines:
                     lines.write(json.dumps(entry) + "\n")
-            result = Result(**entry)
-            verdict = "skipped: " + result.skipped if result.skipped else "ok" if result.ok else "FAILED"
             say(f"{result.fault}: {verdict} {result.tally} in {result.seconds:.1f} s {result.mutants or ''}\n{result.trace}")
-            results.append(result)
+        return result
+
+    def results_of(some: Iterable[Fault]) -> list[Result]:
+        return [result_of(one) for one in some]
+
+    chosen = list(chosen)
+    try:
+        with ThreadPoolExecutor(2) as two:
+            both = two.map(results_of, ([one for one in chosen if not one.apart], [one for one in chosen if one.apart]))
+            return [result for results in both for result in results]
     finally:
         clouds.close()
-    return results
 
 
 def _result(one: Fault, seed: int, code: str, clouds: Clouds, *, with_mutants: bool) -> Result:

@@ -100,6 +100,7 @@ def home(
     mutants=("back_up_the_metadata_later",),
     mutant_runs=1,
     how="SIGKILL, its directory deleted, 1 to 3 s after the backup",
+    apart=True,
 )
 def restored(stage: Stage) -> Tally:
     cloud = stage.own_cloud()
@@ -124,7 +125,7 @@ def restored(stage: Stage) -> Tally:
         )
 
 
-@fault(26, "NATS killed and its data wiped", runs=2, how="its files deleted under it, then SIGKILL")
+@fault(26, "NATS killed and its data wiped", runs=2, how="its files deleted under it, then SIGKILL", apart=True)
 def nats_wiped(stage: Stage) -> Tally:
     """What was on its way is sent again by gateways; of devices without a memory it lies in a named gap."""
     cloud = stage.own_cloud()
@@ -138,7 +139,7 @@ def nats_wiped(stage: Stage) -> Tally:
         return played.settle(stage.runs)
 
 
-@fault(43, "the disk under the cloud is full", runs=2, how="a tmpfs with everything on it, full for 6 s")
+@fault(43, "the disk under the cloud is full", runs=2, how="a tmpfs with everything on it, full for 6 s", apart=True)
 def cloud_disk_full(stage: Stage) -> Tally:
     with (
         small_disk(stage.folder / "platform", 192) as place,
@@ -222,7 +223,13 @@ AWAY_S = float(os.environ.get("HEARTHLINE_AWAY_S") or 40)
 """How long PostgreSQL is away; `make faults` has half an hour for everything, 600 was played by itself (docs/guarantees.md)."""
 
 
-@fault(33, "PostgreSQL is away", runs=1, how=f"stopped for {AWAY_S:g} s, the front door open; HEARTHLINE_AWAY_S=600 for ten minutes")
+@fault(
+    33,
+    "PostgreSQL is away",
+    runs=1,
+    how=f"stopped for {AWAY_S:g} s, the front door open; HEARTHLINE_AWAY_S=600 for ten",
+    apart=True,
+)
 def postgresql_away(stage: Stage) -> Tally:
     if postgresql_programs() is None:
         raise NotHere("no PostgreSQL server under /usr/lib/postgresql (make ci-deps)")
@@ -254,7 +261,7 @@ def newest_of(cloud: Cloud, device: TestAppliance) -> int:
         return 0
 
 
-@fault(2, "power cut under the store", runs=20, how="ext4 shut down without its log while rows are put in order")
+@fault(2, "power cut under the store", runs=20, how="ext4 shut down without its log while rows are put in order", apart=True)
 def power_cut_under_the_store(stage: Stage) -> Tally:
     return Tally.total(store_cut_once(stage.chance.choice([20, 60, 150, 400]), stage.code) for _ in range(stage.runs))
 
