@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud.foundation import crashpoint, logs, nats_server
-from cloud.foundation.bus import Bus
+from cloud.foundation.bus import Bus, NobodyAnswers
 from cloud.foundation.db import Database
 from cloud.foundation.health import Check, ask_role, serve_health
 from cloud.foundation.logs import get_logger
@@ -197,12 +197,18 @@ async def back_up(settings: Settings, folder: Path) -> "Manifest":
     if not settings.secret_key_file.exists():
         raise Refused(Reason.BAD_CONFIGURATION, f"{settings.dir} holds no platform; --data names the directory of one")
     async with AsyncExitStack() as stack:
+        runs = settings.nats_url is not None  # roles that were started by hand hold no lock
         try:
             stack.enter_context(lock(settings.run_dir / "lock"))
-        except Refused:  # it runs
+        except Refused:
+            runs = True
+        if runs:
             bus = await _connect(settings, "backup")
             stack.push_async_callback(bus.close)
-            return await ask_for_backup(bus, folder)
+            with contextlib.suppress(NobodyAnswers):
+                return await ask_for_backup(bus, folder)
+            if settings.nats_url is None:
+                raise TryAgain("the platform runs, and its core does not answer yet")
         database = Database(settings.database)
         stack.callback(database.close)
         store = DuckDbStore(settings.dir / "telemetry.duckdb")

@@ -17,7 +17,7 @@ from protocols.mqtt.run import PublishRun
 
 FULL_RETRY_S = 0.25
 AWAY_RETRY_S = 0.05
-STUCK_AFTER = 2  # tries of five seconds without an answer, on a connection that works
+STUCK_AFTER = 3  # tries of five seconds without an answer, on a connection that works
 
 
 class Owner(Protocol):

@@ -17,10 +17,12 @@ FolderArgument = Annotated[Path, typer.Argument(help="The backup's folder.")]
 def create(folder: FolderArgument, data: DataOption = DATA, output: OutputOption = Output.TABLE) -> None:
     """Back the platform up into a folder that does not exist yet. It may run; devices and queries go on."""
     import asyncio
+    import os
 
     from cloud.app import back_up
     from cloud.settings import Settings
 
+    os.umask(0o077)  # what the platform keeps is for its own user
     show([_row(asyncio.run(back_up(Settings.read().for_directory(data), folder.absolute())))], output)
 
 
@@ -37,11 +39,13 @@ def check(folder: FolderArgument, output: OutputOption = Output.TABLE) -> None:
 @app.command("restore")
 def restore(folder: FolderArgument, data: DataOption = DATA, output: OutputOption = Output.TABLE) -> None:
     """Make a data directory of a backup; `hearthline up` then runs on it. What came after the backup becomes named gaps."""
+    import os
     import time
 
     from cloud.backup import service
     from cloud.settings import Settings
 
+    os.umask(0o077)
     began = time.monotonic()
     settings = Settings.read().for_directory(data)
     manifest = service.restore(folder, settings.dir, settings.database_url)

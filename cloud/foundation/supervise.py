@@ -128,6 +128,8 @@ class Supervisor:
 
     async def renew_on_request(self) -> None:
         """Give children their next life when a file `run_dir/{name}.renew` asks for it (`ask_for_renewal`), until cancelled."""
+        for old in self._run_dir.glob("*.renew"):  # of a platform that has ended
+            old.unlink()
         while True:
             await asyncio.sleep(WISHES_S)
             for name, child in self._children.items():

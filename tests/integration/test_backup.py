@@ -100,6 +100,7 @@ def test_rows_go_when_their_time_is_over_and_a_platform_that_does_not_run_is_bac
         assert cloud.stop() == 0
     assert backup("create", str(tmp_path / "b"), data=cloud.data)["files"] >= 3
     assert not (tmp_path / "b.part").exists()
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "b").rglob("*"))
     backup("restore", str(tmp_path / "b"), data=tmp_path / "again" / "cloud")
     with Cloud(tmp_path / "again", crash_points=False) as restored:
         restored.admin_key = cloud.admin_key

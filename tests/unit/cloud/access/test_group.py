@@ -110,12 +110,12 @@ async def test_a_puback_comes_after_the_stream_has_the_message() -> None:
 
 
 async def test_a_stream_that_never_answers_is_told_of_and_what_waits_lands_once() -> None:
-    stream, waiting, told = FakeStream(faults=["lost"] * 5), Device(), list[int]()
+    stream, waiting, told = FakeStream(faults=["lost"] * 7), Device(), list[int]()
     async with committing(stream, stuck=lambda: told.append(len(stream.attempts))) as commit:
         run = run_of(b"a")
         commit.gather(waiting, SESSION, run, run.acks(), 0)
         await until(lambda: waiting.acks == [ack(1)])
-    assert told == [2, 4]
+    assert told == [3, 6]
     assert stream.payloads() == [b"a"]
 
 
