@@ -10,7 +10,7 @@ from cloud.access.admission import Denied
 from cloud.access.door import FrontDoor
 from cloud.access.group import GroupCommit
 from cloud.access.model import Downlink, Kind, UplinkBatch
-from cloud.access.server import IN_FLIGHT_BYTES, IN_FLIGHT_MESSAGES, Connection
+from cloud.access.server import IN_FLIGHT_BYTES, IN_FLIGHT_MESSAGES, WAITING_BYTES, Connection
 from cloud.access.worker import DoorMetrics
 from cloud.devices.model import Credentials
 from cloud.foundation.metrics import Metrics
@@ -150,6 +150,23 @@ async def test_what_came_behind_connect_is_not_lost(rig: Rig) -> None:
     await until(lambda: len(read(transport)) == 2)
     assert read(transport) == [ConnAck(), PubAck(9)]
     assert [payloads for kind, _, payloads in rig.rows() if kind is Kind.PUBLISH] == [[b"early"]]
+
+
+async def test_all_sockets_together_are_read_no_further_than_64_mib_and_one_read_each(rig: Rig) -> None:
+    rig.stream.open.clear()
+    size, opened = 250_000, []
+    while rig.commit.waiting_bytes < WAITING_BYTES:
+        connection, transport = rig.open(f"d{len(opened)}")
+        opened.append(transport)
+        for n in range(2):  # far below what one connection may have in flight
+            connection.data_received(encode_publish(POST.replace("dn", f"d{len(opened) - 1}"), bytes(size), 1, n + 1))
+    assert rig.commit.waiting_bytes < WAITING_BYTES + 2 * size
+    late, quiet = rig.open("late"), rig.open("quiet")
+    late[0].data_received(encode_publish(POST.replace("dn", "late"), b"x", 1, 1))
+    assert not late[1].reading
+    assert quiet[1].reading, "who has sent nothing is heard"
+    rig.stream.open.set()
+    await until(lambda: late[1].reading and rig.commit.waiting_bytes == 0)
 
 
 @pytest.mark.parametrize(("count", "size"), [(IN_FLIGHT_MESSAGES, 1), (IN_FLIGHT_BYTES // 50_000 + 1, 50_000)])
