@@ -108,6 +108,8 @@ class Frames:
             if decision.verdict is Verdict.WAIT:
                 self.resend.add(address)
             return
+        if key not in self._marks:
+            self._replaced(session, key, header.created_ms, rows)
         readings, in_gaps = counted(frame)
         self._marks[key] = self.moved[key] = Mark(header.seq, header.created_ms, mark.readings + readings, mark.in_gaps + in_gaps)
         gateway = registry.get((session.product_key, session.device_name))
@@ -152,6 +154,15 @@ class Frames:
         for record in frame.records:
             if isinstance(record, EventRecord | GapRecord | ClockRecord):
                 self._record(session, topic, payload, record, received_ms, sequence, registry, models, gateway, rows, [], [])
+
+    def _replaced(self, session: SessionRow, key: LaneKey, now_ms: int, rows: Rows) -> None:
+        """The first frame of a buffer in this lane: what another buffer of the gateway still held is gone, and nobody knows whose it was."""
+        gateway_id, buffer_id, lane = key
+        others = {held: mark for held, mark in self._marks.items() if held[0] == gateway_id and held[1] != buffer_id}
+        # Alarms are rare: what was heard last of the buffer says more than its last alarm.
+        known = [mark.created_ms for held, mark in others.items() if held[2] is lane or lane is Lane.ALARM]
+        if known and lane is not Lane.REPLY and max(known) < now_ms:
+            rows.gaps.append(Gap(session.product_key, session.device_name, "", max(known), now_ms, None, GapReason.BUFFER_RESET))
 
     def _lost(
         self,

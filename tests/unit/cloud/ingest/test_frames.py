@@ -53,6 +53,19 @@ def test_the_account_counts_readings_once_and_what_the_buffer_gave_up_but_no_oth
     assert mark.readings == 2
 
 
+def test_another_buffer_leaves_a_gap_of_the_gateway_from_where_the_last_one_was_committed() -> None:
+    old = LIVE_KEY[:1] + ("0" * 32,)
+    on = evaluator(
+        {(*old, Lane.LIVE): Mark(9, NOW - 500), (*old, Lane.ALARM): Mark(4, NOW - 90_000), (999, "f" * 32, Lane.LIVE): Mark(1, NOW)}
+    )
+    effects = evaluate(on, up(frame(1), frame(2)))
+    gaps = [(gap.product_key, gap.identifier, gap.from_ms, gap.to_ms, gap.count, gap.reason) for gap in effects.append.gaps]
+    assert gaps == [("gateway", "", NOW - 500, NOW + 1, None, GapReason.BUFFER_RESET)]
+    effects = evaluate(on, up(frame(1, lane=Lane.ALARM), topic=LIVE.replace("live", "alarm")))
+    assert [(gap.from_ms, gap.to_ms) for gap in effects.append.gaps] == [(NOW - 500, NOW + 1)], "the last that was heard of it"
+    assert evaluate(on, up(frame(3))).append.gaps == []
+
+
 def test_a_frame_that_comes_again_changes_nothing_and_is_acknowledged_again() -> None:
     on = evaluator()
     evaluate(on, up(frame(1), frame(2)))
