@@ -156,7 +156,7 @@ class Frames:
                 self._record(session, topic, payload, record, received_ms, sequence, registry, models, gateway, rows, [], [])
 
     def _replaced(self, session: SessionRow, key: LaneKey, now_ms: int, rows: Rows) -> None:
-        """The first frame of a buffer in this lane: what another buffer of the gateway still held is gone, and nobody knows whose it was."""
+        """The first frame of a buffer in this lane: what another buffer still held is gone, and nobody knows whose it was."""
         gateway_id, buffer_id, lane = key
         others = {held: mark for held, mark in self._marks.items() if held[0] == gateway_id and held[1] != buffer_id}
         # Alarms are rare: what was heard last of the buffer says more than its last alarm.

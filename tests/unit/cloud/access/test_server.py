@@ -154,7 +154,7 @@ async def test_what_came_behind_connect_is_not_lost(rig: Rig) -> None:
 
 async def test_all_sockets_together_are_read_no_further_than_64_mib_and_one_read_each(rig: Rig) -> None:
     rig.stream.open.clear()
-    size, opened = 250_000, []
+    size, opened = 250_000, list[Transport]()
     while rig.commit.waiting_bytes < WAITING_BYTES:
         connection, transport = rig.open(f"d{len(opened)}")
         opened.append(transport)

@@ -54,10 +54,9 @@ def test_the_account_counts_readings_once_and_what_the_buffer_gave_up_but_no_oth
 
 
 def test_another_buffer_leaves_a_gap_of_the_gateway_from_where_the_last_one_was_committed() -> None:
-    old = LIVE_KEY[:1] + ("0" * 32,)
-    on = evaluator(
-        {(*old, Lane.LIVE): Mark(9, NOW - 500), (*old, Lane.ALARM): Mark(4, NOW - 90_000), (999, "f" * 32, Lane.LIVE): Mark(1, NOW)}
-    )
+    old = (LIVE_KEY[0], "0" * 32)
+    of_another_gateway = {(999, "f" * 32, Lane.LIVE): Mark(1, NOW)}
+    on = evaluator({(*old, Lane.LIVE): Mark(9, NOW - 500), (*old, Lane.ALARM): Mark(4, NOW - 90_000), **of_another_gateway})
     effects = evaluate(on, up(frame(1), frame(2)))
     gaps = [(gap.product_key, gap.identifier, gap.from_ms, gap.to_ms, gap.count, gap.reason) for gap in effects.append.gaps]
     assert gaps == [("gateway", "", NOW - 500, NOW + 1, None, GapReason.BUFFER_RESET)]
