@@ -1,9 +1,10 @@
 """Structured logs: one JSON object a line on stderr, an event name and fields, secrets masked."""
 
 import logging
+import os
 import sys
 from collections.abc import MutableMapping
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -23,6 +24,27 @@ def mask_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
     return event
 
 
+class Unfailing:
+    """A file for logs. What cannot be written, as on a full disk, is dropped and counted: a log line must not end who says it."""
+
+    def __init__(self, number: int) -> None:
+        """`number` is its descriptor. Nothing is kept back in a buffer, which would fail again with the next line."""
+        self._number = number
+        self.dropped = 0
+
+    def write(self, text: str) -> int:
+        note = f'{{"event": "logs.dropped", "lines": {self.dropped}}}\n' if self.dropped else ""
+        try:
+            os.write(self._number, (note + text).encode(errors="replace"))
+            self.dropped = 0
+        except OSError:
+            self.dropped += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """Every line leaves when it is written."""
+
+
 def configure(role: str, level: str = "info") -> None:
     """Send our own and the libraries' logs of this process to stderr as JSON lines that carry `role`."""
     shared: list[Any] = [
@@ -38,7 +60,7 @@ def configure(role: str, level: str = "info") -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, Unfailing(sys.stderr.fileno()))),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(role=role)

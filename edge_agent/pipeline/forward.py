@@ -23,7 +23,9 @@ log = logging.getLogger("edge.forward")
 
 MEET_S = 3.0  # how long the cloud's watermarks are waited for; without them sending starts at our own
 STALL_S = 15.0  # frames waiting and none committed for so long: ask for the watermarks again
-PATIENCE_S = 600.0  # when that question had no answer: it waits in the cloud behind the frames, so asking often helps nobody
+PATIENCE_S = (
+    600.0  # the most between questions without an answer, each twice as late: they wait in the cloud behind the frames, or were lost
+)
 NOBODY = 1 << 60  # behind every seq there can be
 HOURS_S = 30.0  # how late the hours of `bulk` may begin
 TIME_S = 5.0  # a clock that lost its footing asks again after so long
@@ -243,15 +245,19 @@ class Forwarder:
     async def _watch(self, session: UplinkSession) -> None:
         """Ask for the watermarks again when frames wait and none is committed for long; the answer has them sent again."""
         self._progress_at = asked_time_at = self._clock.monotonic()
+        patience_s = STALL_S
         while True:
             await asyncio.sleep(1.0)
             now = self._clock.monotonic()
+            if self._met.is_set():
+                patience_s = STALL_S
             if self._clock.period and now - asked_time_at > TIME_S and self._met.is_set():
                 asked_time_at = now
                 await self._meet(session)
             if not any(held.frames and self._may_leave(lane) for lane, held in self._outbox.state().lanes.items()):
                 self._progress_at = now
-            elif now - self._progress_at > (STALL_S if self._met.is_set() else PATIENCE_S):
+            elif now - self._progress_at > patience_s:
+                patience_s = min(2 * patience_s, PATIENCE_S)
                 log.info("link.stalled", extra={"after_s": round(now - self._progress_at)})
                 self._progress_at = now
                 self._met.clear()

@@ -56,15 +56,15 @@ class Home:
     _stop: threading.Event
     _posting: list[threading.Thread]
 
-    def settle(self, runs: int, outcome: str = "", *, agree: bool = True) -> Tally:
-        """No more posts, what came of each, and whether gateway and cloud count the same (`agree`)."""
+    def settle(self, runs: int, outcome: str = "", *, agree: bool = True, raw: bool = True) -> Tally:
+        """No more posts, what came of each (`raw`: before duplicates are removed), and whether both ends count the same (`agree`)."""
         self._stop.set()
         for thread in self._posting:
             thread.join()
         wait_until(lambda: self.site.gateway.edgectl("account")["buffered"] == 0, 60, "an empty buffer")
         if agree:
             self.site.agree()
-        accounts = {"local": self.local.judge(self.cloud.api, raw=True), "direct": self.direct.judge(self.cloud.api, raw=False)}
+        accounts = {"local": self.local.judge(self.cloud.api, raw=raw), "direct": self.direct.judge(self.cloud.api, raw=False)}
         for name, account in accounts.items():
             print(name, account)
         return Tally.of_accounts(accounts, runs=runs, outcome=outcome)
@@ -136,7 +136,8 @@ def nats_wiped(stage: Stage) -> Tally:
             cloud.kill_role("nats")
             before = len(played.direct.acknowledged)
             wait_until(lambda count=before: len(played.direct.acknowledged) > count + 20, 40, "the appliance is back")  # type: ignore[misc]
-        return played.settle(stage.runs)
+        # What the store had and the metadata had not when the stream was lost comes again: twice in the store, once to whoever asks.
+        return played.settle(stage.runs, agree=False, raw=False)
 
 
 @fault(43, "the disk under the cloud is full", runs=2, how="a tmpfs with everything on it, full for 6 s", apart=True)

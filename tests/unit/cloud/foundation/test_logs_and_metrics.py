@@ -1,13 +1,14 @@
 """What a process says about itself: secrets masked, one scrape for all roles."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from cloud.foundation.logs import mask_secrets
+from cloud.foundation.logs import Unfailing, mask_secrets
 from cloud.foundation.metrics import Metrics, merge
 
 ROOT = Path(__file__).parents[4]
@@ -71,3 +72,15 @@ def test_a_traceback_in_the_log_holds_no_values_of_variables() -> None:
     assert done.returncode == 0
     assert "told so" in done.stderr
     assert "canary-secret" not in done.stderr
+
+
+def test_a_full_disk_ends_nobody_who_logs_and_the_next_line_says_how_many_are_missing(tmp_path: Path) -> None:
+    number = os.open("/dev/full", os.O_WRONLY)
+    log = Unfailing(number)
+    log.write("one\n")
+    log.write("two\n")
+    with (tmp_path / "log").open("wb") as file:
+        os.dup2(file.fileno(), number)
+    log.write("three\n")
+    os.close(number)
+    assert (tmp_path / "log").read_text() == '{"event": "logs.dropped", "lines": 2}\nthree\n'
