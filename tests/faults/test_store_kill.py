@@ -84,7 +84,7 @@ def test_a_store_killed_while_it_lets_go_of_old_rows_holds_every_newer_row_once(
         made = {row for n in range(1, position + 1) for row in rows_of(n)}
         new = {row for n in range(max(position - KEPT + EXPIRES_EVERY, 1), position + 1) for row in rows_of(n)}
         assert new <= set(held) <= made
-        assert len(held) < len(made), "nothing was let go of"
+        assert len(held) < len(made) or (passes, point) == (0, "core.before_expiry_commit"), "nothing was let go of"
         deadline = time.monotonic() + 20  # a segment that is just being put in order has its turn later
         while min(value for _, _, value in stored(store)) <= position - KEPT:
             assert time.monotonic() < deadline
