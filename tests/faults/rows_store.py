@@ -221,7 +221,7 @@ def every_product(cloud: Cloud) -> Iterator[dict[str, Any]]:
 
 
 AWAY_S = float(os.environ.get("HEARTHLINE_AWAY_S") or 40)
-"""How long PostgreSQL is away; `make faults` has half an hour for everything, 600 was played by itself (docs/guarantees.md)."""
+"""How long PostgreSQL is away; `make faults` has half an hour for everything, a whole ten minutes are played by themselves."""
 
 
 @fault(
@@ -299,7 +299,7 @@ def store_cut_once(acknowledged: int, code: Path) -> Tally:
 
 @fault(42, "devices that nobody knows", runs=200, how="between good posts, each with another name")
 def unknown_devices(stage: Stage) -> Tally:
-    """Each is refused by name at the door, the flood of them is a few entries of the quarantine, and who is known notices nothing."""
+    """Each is refused by name at the door, each is one entry of the quarantine, and who is known notices nothing."""
     cloud = stage.cloud()
     key = cloud.product(called(stage, "known"), TSL)
     device = TestAppliance(cloud.mqtt_port, key, "known", cloud.device(key, "known"))
