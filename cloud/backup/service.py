@@ -77,7 +77,7 @@ class Backup:
                     shutil.copytree(source, part / name)
                 elif source.exists():
                     shutil.copy2(source, part / name)
-        except BaseException:
+        except BaseException:  # raised again: whatever it was, nothing half made may stay behind
             copying.abandon()
             raise
         return copying
@@ -124,7 +124,7 @@ def _becoming(folder: Path) -> Iterator[Path]:
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise Refused(Reason.BAD_CONFIGURATION, f"cannot write {folder}: {error.strerror or error}") from error
-    except BaseException:
+    except BaseException:  # raised again: whatever it was, nothing half made may stay behind
         shutil.rmtree(part, ignore_errors=True)
         raise
 

@@ -26,7 +26,7 @@ class Copying:
         try:
             cursor.begin()
             self.position = Position(*cursor.execute("SELECT stream_id, sequence FROM position").fetchone())  # the snapshot begins here
-        except BaseException:
+        except BaseException:  # raised again: whatever it was, nothing half made may stay behind
             self.abandon()
             raise
 
