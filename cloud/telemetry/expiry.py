@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import duckdb
-
 from cloud.foundation.crashpoint import crash_point
 from cloud.foundation.logs import get_logger
 from cloud.telemetry.model import DAY_MS, Expired
@@ -40,15 +38,16 @@ class Expiry:
         beside = end if end_ms <= beside_ms else self._position_at(beside_ms)
         rows = segments = 0
         for segment in self._segments.every():
-            try:
+            with self._segments.claiming([segment]) as free:
+                if not free:  # it is being put in order just now; its turn comes again
+                    get_logger().info("store.expiry_postponed", segment=segment.table)
+                    continue
                 lowest, highest, held = self._span(segment)
                 if highest <= newest:
                     self._drop(segment)
                     rows, segments = rows + held, segments + 1
                 elif beside is not None and lowest <= beside:
                     rows += self._delete(segment, newest)
-            except duckdb.Error as error:  # it is being put in order just now; its turn comes again
-                get_logger().info("store.expiry_postponed", segment=segment.table, error=str(error))
         self._spans = {segment: span for segment, span in self._spans.items() if self._segments.holds(segment)}
         self._forget_beside(newest, beside)
         return Expired(rows, segments)

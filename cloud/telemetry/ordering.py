@@ -15,6 +15,7 @@ from cloud.telemetry.segments import Segment, Segments, Work
 from protocols.errors import Broken
 
 RETRY_S: Final = 30.0
+CLAIMED_S: Final = 0.05
 CATCHING_UP: Final = 200_000  # rows of one append: ingest makes such batches only while it is behind, and then it has the machine
 MOST_UNORDERED: Final = 64  # segments of one day, however busy appends are: a chart of such a day scans 64 million rows
 COLUMNS: Final = {
@@ -76,9 +77,12 @@ class Ordering:
             try:
                 while not self._closing.is_set() and (work := find()) is not None:
                     self._give_way(work[1])
-                    if not self._closing.is_set():
-                        self._replace(cursor, *work)
-                        self.wake()
+                    with self._segments.claiming(work[0]) as free:
+                        if free and not self._closing.is_set():
+                            self._replace(cursor, *work)
+                            self.wake()
+                    if not free:  # rows are being deleted from it
+                        self._closing.wait(CLAIMED_S)
             except (duckdb.Error, Broken) as error:
                 if not self._closing.is_set():
                     get_logger().warning("store.ordering_failed", error=str(error))

@@ -74,6 +74,7 @@ class Segments:
         self._held: dict[DayKey, tuple[Segment, ...]] = {}
         self._rows: dict[DayKey, int] = {}  # of the newest segment; written by the appending thread only
         self._change = threading.Lock()
+        self._claimed: set[Segment] = set()
         for segment, rows in sorted(found, key=lambda one: one[0].first):
             key = (segment.kind, segment.day)
             self._held[key] = (*self._held.get(key, ()), segment)
@@ -134,6 +135,23 @@ class Segments:
                     if len(alike) == MERGED_AT_ONCE:
                         return alike, Segment(kind, day, alike[0].first, alike[-1].last, ordered=True)
         return None
+
+    @contextmanager
+    def claiming(self, segments: Sequence[Segment]) -> Iterator[bool]:
+        """Inside, nobody else rewrites these or deletes from them; False when somebody does just now, or has replaced one of them.
+
+        A delete beside a rewrite would be undone: the rewrite reads the rows as they were when it began, and DuckDB sees no conflict.
+        """
+        with self._change:
+            free = not self._claimed.intersection(segments) and all(self.holds(segment) for segment in segments)
+            if free:
+                self._claimed.update(segments)
+        try:
+            yield free
+        finally:
+            if free:
+                with self._change:
+                    self._claimed.difference_update(segments)
 
     @contextmanager
     def replacing(self, old: Sequence[Segment], new: Segment) -> Iterator[None]:

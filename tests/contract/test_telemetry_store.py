@@ -355,3 +355,17 @@ def test_a_day_whose_rows_are_gone_takes_rows_again(open_store: Open) -> None:
     came(store, 201, (1, 8, 8.0))
     assert listed(store) == [(7, 7.0), (8, 8.0)]
     assert store.buckets(1, 0, 1000, 100).count.tolist() == [2]
+
+
+def test_what_is_let_go_of_while_rows_are_put_in_order_does_not_come_back(open_store: Open) -> None:
+    """Segments fill up and are rewritten all the time beside the deletes; every row let go of is counted once and gone."""
+    store = open_store()
+    gone = 0
+    for turn in range(25):
+        old, new = 10 * turn + 1, 10 * turn + 5
+        came(store, old, *((1, 100 * turn + n, 1.0) for n in range(2)))
+        came(store, new, (1, 100 * turn + 50, 2.0))  # fills the segment: it is put in order from here on
+        gone += expired(store, old * 1000 + 2000, 10_000, 2 if turn == 0 else 3).rows
+    assert gone == 3 * 25 - 1
+    assert [value for _, value in listed(store)] == [2.0]
+    assert [value for _, value in listed(open_store())] == [2.0]

@@ -56,6 +56,21 @@ def test_a_store_that_is_opened_again_goes_on_where_it_was() -> None:
     assert [segment.first for segment in segments.of(Kind.NUMBER, 5)] == [0, 8]
 
 
+def test_a_segment_is_claimed_by_one_at_a_time_and_only_while_it_is_held() -> None:
+    first, second = Segment(Kind.NUMBER, 5, 0, 0), Segment(Kind.NUMBER, 5, 1, 1)
+    segments = Segments([(first, 10), (second, 10)], FULL)
+    with segments.claiming([first]) as free:
+        assert free
+        with segments.claiming([first, second]) as both, segments.claiming([second]) as other:
+            assert (both, other) == (False, True)
+    with segments.claiming([first, second]) as free:
+        assert free
+        with segments.removing(first):
+            pass
+    with segments.claiming([first]) as free:
+        assert not free
+
+
 @given(st.lists(st.tuples(kinds, st.integers(-2, 2), st.integers(1, 12)), max_size=200), st.randoms(use_true_random=False))
 def test_whatever_is_appended_the_segments_of_a_day_cover_it_once_in_order(
     appends: list[tuple[Kind, int, int]], chance: random.Random
