@@ -173,6 +173,7 @@ def _stream_stuck(settings: Settings) -> None:
 
 async def run_ingest(settings: Settings, _listeners: Sequence[socket.socket]) -> None:
     """Decodes what devices sent and commits it, to the store and to the metadata."""
+    from cloud.ingest.trail import Trail
     from cloud.ingest.worker import serve
 
     stand_back(5)  # behind the front door, which devices wait for, and charts, which people wait for
@@ -184,7 +185,9 @@ async def run_ingest(settings: Settings, _listeners: Sequence[socket.socket]) ->
         stack.push_async_callback(bus.close)
         metrics, ready = Metrics(), asyncio.Event()
         await serve_health(bus, "ingest", metrics, partial(_check_event, ready))
-        serving = serve(bus=bus, database=database, metrics=metrics, stream_bytes=settings.stream_bytes, ready=ready.set)
+        trail = Trail(settings.run_dir / "ingest-0.trail")
+        stack.callback(trail.close)
+        serving = serve(bus=bus, database=database, metrics=metrics, stream_bytes=settings.stream_bytes, trail=trail, ready=ready.set)
         await _until_stopped(asyncio.create_task(serving, name="ingest"), stop)
 
 

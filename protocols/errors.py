@@ -61,6 +61,7 @@ class Reason(enum.StrEnum):
     BAD_TRAINING_DATA = "bad_training_data"
     # ourselves
     UNEXPECTED_ERROR = "unexpected_error"
+    POISON = "poison"
 
 
 class Refused(PlatformError):

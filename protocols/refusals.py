@@ -225,4 +225,9 @@ ADVICE: Final[dict[Reason, Advice]] = {
         ("The platform tripped over this message: a fault of ours.", "平台处理该消息时出错，这是平台的缺陷。"),
         ("Report it with the detail; after an update, replay it.", "请连同详情一起报告；升级后重放。"),
     ),
+    Reason.POISON: Advice(
+        PAYLOAD,
+        ("The platform's process died of this message, again and again: a fault of ours.", "平台进程多次因该消息崩溃，这是平台的缺陷。"),
+        ("Report it with its payload; after an update, replay it.", "请连同消息内容一起报告；升级后重放。"),
+    ),
 }

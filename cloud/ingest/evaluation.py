@@ -1,14 +1,14 @@
 """From messages of the stream to effects. Evaluation is pure: the same messages on the same memory give the same effects again."""
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from cloud.access.model import Downlink, RefusalNote, SessionRow, UplinkBatch, decode_refusal
 from cloud.access.model import Kind as RowKind
 from cloud.devices.model import CommandReply, PresenceChange
-from cloud.ingest.frames import BadFrame, Frames, devices_of, open_frame
+from cloud.ingest.frames import BadFrame, Frames, devices_of, open_frame, put_aside
 from cloud.ingest.model import (
     MOST_DETAIL,
     MOST_PAYLOAD,
@@ -24,6 +24,7 @@ from cloud.ingest.model import (
 )
 from cloud.ingest.posts import Posts, Route, property_route
 from cloud.ingest.registry import DeviceKey, Registry
+from cloud.ingest.trail import DEATHS, NOBODY, WHOLE, Accused, Spot
 from cloud.telemetry.model import Append, Gap, Position
 from protocols.edgelink.frame import Frame
 from protocols.edgelink.lanes import GapReason
@@ -35,6 +36,16 @@ MOST_ROUTES: Final = 50_000
 _PUBLISH, _OPENED, _STARTED, _REFUSED, _REPLAYED = (
     int(kind) for kind in (RowKind.PUBLISH, RowKind.OPENED, RowKind.ACCESS_STARTED, RowKind.REFUSED, RowKind.REPLAYED)
 )
+
+
+POISON: Final = f"ingest died {DEATHS} times of this message, and has put it aside unseen"
+
+At = Callable[[int, int, int], None]
+"""Told what comes next: sequence, row, piece (see `Trail`)."""
+
+
+def nowhere(_sequence: int, _row: int, _piece: int) -> None:
+    """Nobody follows."""
 
 
 @dataclass(slots=True)
@@ -50,10 +61,14 @@ class Opened:
     devices: set[DeviceKey] = field(default_factory=set)
 
 
-def open_message(sequence: int, payload: bytes) -> Opened:
-    """Open a message of the stream. Never raises: one that cannot be opened says why in `fault`."""
+def open_message(sequence: int, payload: bytes, at: At = nowhere, accused: Accused = NOBODY) -> Opened:
+    """Open a message of the stream, telling `at` what comes next. Never raises: one that cannot be opened says why in `fault`."""
     opened = Opened(sequence, payload)
+    if accused.condemned(Spot(sequence, WHOLE, WHOLE)):
+        opened.fault = POISON
+        return opened
     try:
+        at(sequence, WHOLE, WHOLE)
         batch = opened.batch = UplinkBatch.from_bytes(payload)
         opened.products = {session.product_key for session in batch.sessions if session.product_key}
         lanes = [_lane_topic(topic) for topic in batch.topics]
@@ -61,7 +76,12 @@ def open_message(sequence: int, payload: bytes) -> Opened:
             for place, (kind, session, topic, offset, stride, size, count, _, _) in enumerate(batch.rows):
                 if kind in (_PUBLISH, _REPLAYED) and lanes[topic]:
                     starts = (offset,) if count == 1 else range(offset, offset + count * stride, stride)
-                    frames = opened.frames[place] = [open_frame(batch.blob[at : at + size]) for at in starts]
+                    frames = opened.frames[place] = []
+                    for piece, start in enumerate(starts):
+                        at(sequence, place, piece)
+                        payload = batch.blob[start : start + size]
+                        condemned = accused.condemned(Spot(sequence, place, piece))
+                        frames.append(put_aside(payload, POISON) if condemned else open_frame(payload))
                     opened.devices.add((batch.sessions[session].product_key, batch.sessions[session].device_name))
                     opened.devices.update(*(devices_of(frame) for frame in frames))
             opened.products |= {product_key for product_key, _ in opened.devices}
@@ -85,8 +105,16 @@ class Evaluator:
     """Turns opened messages into the effects of a batch that grows until it is cut; its knowledge runs ahead of what is committed."""
 
     def __init__(
-        self, position: Position, book: SeriesBook, marks: Mapping[LaneKey, Mark], registry: Registry, received_ms: int = 0
+        self,
+        position: Position,
+        book: SeriesBook,
+        marks: Mapping[LaneKey, Mark],
+        registry: Registry,
+        received_ms: int = 0,
+        at: At = nowhere,
+        accused: Accused = NOBODY,
     ) -> None:
+        """`at` is told what comes next; what is `accused` is taken payload by payload, and put aside once condemned."""
         self.position = position
         self._start = position
         self._book = book
@@ -96,6 +124,7 @@ class Evaluator:
         self._routes: dict[tuple[int, str], Route | None] = {}
         self._received_ms = received_ms
         self._replay_of: int | None = None
+        self._at, self._accused = at, accused
         self._clear()
 
     def _clear(self) -> None:
@@ -145,40 +174,64 @@ class Evaluator:
         self.position = Position(self.position.stream_id, opened.sequence)
 
     def _batch(self, opened: Opened, batch: UplinkBatch) -> None:
-        sessions, topics, blob, routes = batch.sessions, batch.topics, batch.blob, self._routes
+        sessions, topics, blob, at, sequence = batch.sessions, batch.topics, batch.blob, self._at, opened.sequence
+        accused = self._accused.rows(sequence)
         for place, (kind, session_index, topic_index, offset, stride, size, count, entry, received_ms) in enumerate(batch.rows):
             session, topic = sessions[session_index], topics[topic_index]
-            if kind == _REPLAYED:
-                self._replayed(session, topic, blob[offset : offset + size], opened.frames.get(place), received_ms, entry)
-                continue
-            self._received_ms = received_ms
-            if kind == _REFUSED:
-                self._refused_at_the_door(session, blob[offset : offset + size], received_ms)
-                continue
-            if kind != _PUBLISH:
+            if kind not in (_PUBLISH, _REPLAYED, _REFUSED):
+                self._received_ms = received_ms
                 self._presence.append(_presence(kind, session, received_ms))
                 continue
-            self._messages += count
+            at(sequence, place, WHOLE if count > 1 else 0)
             if count == 1:
                 payloads = [blob[offset : offset + size]]
             else:
-                payloads = [blob[at : at + size] for at in range(offset, offset + count * stride, stride)]
-            try:
-                if topic.startswith("/edge/"):
-                    self._edge(session, topic, payloads, opened.frames.get(place), received_ms)
-                    continue
-                key = (session.device_id, topic)
-                route = routes.get(key) or self._route(key, session, topic)
-                if route is None:
-                    self._others(session, topic, payloads, received_ms)
+                payloads = [blob[start : start + size] for start in range(offset, offset + count * stride, stride)]
+            frames = opened.frames.get(place)
+            if place not in accused:
+                self._row(kind, session, topic, payloads, frames, received_ms, entry)
+                continue
+            for piece, payload in enumerate(payloads):
+                at(sequence, place, piece)
+                if frames is None and self._accused.condemned(Spot(sequence, place, piece)):
+                    self._refuse(session, topic, payload, received_ms, Reason.POISON, POISON)
                 else:
-                    self._posts.properties(route, payloads, received_ms, opened.sequence, self._rows, self._downlinks)
-            except Refused as error:
-                for payload in payloads:
-                    self._refuse(session, topic, payload, received_ms, error.reason, str(error))
-            except Exception:  # noqa: BLE001 - a run that trips over a bug of ours must not stop those behind it
-                for payload in payloads:
-                    self._refuse(session, topic, payload, received_ms, UNEXPECTED, traceback.format_exc())
+                    self._row(kind, session, topic, [payload], None if frames is None else [frames[piece]], received_ms, entry)
+
+    def _row(
+        self,
+        kind: int,
+        session: SessionRow,
+        topic: str,
+        payloads: Sequence[bytes],
+        frames: Sequence[Frame | BadFrame] | None,
+        received_ms: int,
+        entry: int,
+    ) -> None:
+        if kind == _REPLAYED:
+            self._replayed(session, topic, payloads[0], frames, received_ms, entry)
+            return
+        self._received_ms = received_ms
+        if kind == _REFUSED:
+            self._refused_at_the_door(session, payloads[0], received_ms)
+            return
+        self._messages += len(payloads)
+        try:
+            if topic.startswith("/edge/"):
+                self._edge(session, topic, payloads, frames, received_ms)
+                return
+            key = (session.device_id, topic)
+            route = self._routes.get(key) or self._route(key, session, topic)
+            if route is None:
+                self._others(session, topic, payloads, received_ms)
+            else:
+                self._posts.properties(route, payloads, received_ms, self._sequence, self._rows, self._downlinks)
+        except Refused as error:
+            for payload in payloads:
+                self._refuse(session, topic, payload, received_ms, error.reason, str(error))
+        except Exception:  # noqa: BLE001 - a run that trips over a bug of ours must not stop those behind it
+            for payload in payloads:
+                self._refuse(session, topic, payload, received_ms, UNEXPECTED, traceback.format_exc())
 
     def _route(self, key: tuple[int, str], session: SessionRow, topic: str) -> Route | None:
         if key in self._routes:

@@ -43,6 +43,11 @@ def open_frame(payload: bytes) -> Frame | BadFrame:
         return BadFrame(_header(payload), UNEXPECTED, traceback.format_exc())
 
 
+def put_aside(payload: bytes, detail: str) -> BadFrame:
+    """A frame that must not be opened any more."""
+    return BadFrame(_header(payload), Reason.POISON, detail)
+
+
 def _header(payload: bytes) -> FrameHeader | None:
     try:
         return decode_header(payload)

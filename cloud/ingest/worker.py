@@ -27,6 +27,7 @@ from cloud.ingest.evaluation import Evaluator, open_message, stream_lost
 from cloud.ingest.model import Effects, Memory, SeriesBook
 from cloud.ingest.registry import Registry
 from cloud.ingest.service import commit, load_memory
+from cloud.ingest.trail import Accused, Trail
 from cloud.telemetry.model import AppendReply, Position, Series, Verdict, encode_append
 from cloud.telemetry.worker import APPEND_SUBJECT, SERIES_A_PAGE, STATE_SUBJECT, StateReply, StateRequest
 from protocols.errors import TryAgain
@@ -58,20 +59,27 @@ class StoreElsewhere(TryAgain):
 
 
 async def serve(
-    *, bus: Bus, database: Database, metrics: Metrics, stream_bytes: int, ready: Callable[[], None] = lambda: None, partition: int = 0
+    *,
+    bus: Bus,
+    database: Database,
+    metrics: Metrics,
+    stream_bytes: int,
+    trail: Trail,
+    ready: Callable[[], None] = lambda: None,
+    partition: int = 0,
 ) -> None:
-    """Be ingest for one partition until cancelled; a batch that is under way is finished first."""
-    await Ingest(bus, database, metrics, stream_bytes, ready, partition).run()
+    """Be ingest for one partition until cancelled; a batch that is under way is finished first. `trail` is this partition's."""
+    await Ingest(bus, database, metrics, stream_bytes, trail, ready, partition).run()
 
 
 class Ingest:
     """One partition's cycle."""
 
     def __init__(
-        self, bus: Bus, database: Database, metrics: Metrics, stream_bytes: int, ready: Callable[[], None], partition: int
+        self, bus: Bus, database: Database, metrics: Metrics, stream_bytes: int, trail: Trail, ready: Callable[[], None], partition: int
     ) -> None:
         self._bus, self._database, self._partition = bus, database, partition
-        self._stream_bytes, self._ready = stream_bytes, ready
+        self._stream_bytes, self._trail, self._ready = stream_bytes, trail, ready
         self._registry = Registry()
         self._changed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metadata")
@@ -120,14 +128,17 @@ class Ingest:
         held, series = await self._store_state()
         memory = await self.in_thread(load_memory, self._database, self._partition)
         start, end, first_cut, lost = where_to_begin(held, memory, info.stream_id)
-        evaluator = Evaluator(start, SeriesBook(series), memory.marks, self._registry, memory.received_ms)
+        accused = self._trail.begin(info.stream_id)
+        if accused.deaths:
+            get_logger().warning("ingest.died_of", spots=[[*spot, deaths] for spot, deaths in accused.deaths.items()])
+        evaluator = Evaluator(start, SeriesBook(series), memory.marks, self._registry, memory.received_ms, self._trail.at, accused)
         if end != start:
             evaluator.move(end, stream_lost(memory.received_ms, now_ms()) if lost else None)
         if lost:
             get_logger().error("ingest.stream_lost", held=held, committed=memory.position, stream=info.stream_id)
         get_logger().info("ingest.begin", start=start, end=end, store=held, first_cut=first_cut)
         self._committed = end
-        return _Life(self, evaluator, first_cut)
+        return _Life(self, evaluator, first_cut, self._trail, accused)
 
     async def _store_state(self) -> tuple[Position, list[Series]]:
         series: list[Series] = []
@@ -228,8 +239,9 @@ class _Life:
     A crash leaves the store up to three batches ahead of the metadata: they are computed again, and the store has them.
     """
 
-    def __init__(self, ingest: Ingest, evaluator: Evaluator, first_cut: int) -> None:
+    def __init__(self, ingest: Ingest, evaluator: Evaluator, first_cut: int, trail: Trail, accused: Accused) -> None:
         self._ingest = ingest
+        self._trail, self._accused = trail, accused
         self._evaluator = evaluator
         self._first_cut = first_cut  # the store has everything up to here: the first batch ends exactly there
         self._something = asyncio.Event()
@@ -253,10 +265,12 @@ class _Life:
                     self._something.set()
                     continue
                 for message in messages:
-                    opened = open_message(message.seq, message.data)
+                    with self._trail.working():
+                        opened = open_message(message.seq, message.data, self._trail.at, self._accused)
                     if await ingest.look_up(opened.products, opened.devices):
                         evaluator.forget()
-                    evaluator.evaluate(opened)
+                    with self._trail.working():
+                        evaluator.evaluate(opened)
                     self._something.set()
                     while evaluator.rows >= MOST_ROWS or message.seq == self._first_cut:
                         self._room.clear()

@@ -86,15 +86,25 @@ MUTANTS = {
                 copy_database(self.database, part / SQLITE)
 """,
     ),
+    "die_of_a_payload": Mutant(
+        "cloud/ingest/posts.py",
+        "                post = decode(payload)\n",
+        """                if b'"poison"' in payload:
+                    import os
+                    os.kill(os.getpid(), 9)
+                post = decode(payload)
+""",
+    ),
+    "condemn_nobody": Mutant("cloud/ingest/trail.py", "return self.deaths.get(spot, 0) >= DEATHS", "return False"),
     "synchronous_off": Mutant("edge_agent/buffer/frame_file.py", "pragma synchronous = full", "pragma synchronous = off"),
 }
 
 
-def mutant(name: str, into: Path) -> Path:
+def mutant(name: str, into: Path, base: Path = ROOT) -> Path:
     """A copy of the code with this fault; fails when the code has moved on from under it."""
-    code = into / "code"
+    code = into / f"code-{name}"
     for room in ROOMS:
-        shutil.copytree(ROOT / room, code / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(base / room, code / room, ignore=shutil.ignore_patterns("__pycache__"))
     change = MUTANTS[name]
     file = code / change.file
     file.write_text(mutated(name, file.read_text()))

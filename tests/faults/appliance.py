@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -85,6 +86,18 @@ class TestAppliance:
         if self.post({"N": value}):
             self.acknowledged.add(n)
         return n
+
+    def burst(self, numbers: Mapping[str, int], time_ms: int) -> int:
+        """Posts that leave at once, the id of each and its number, each a ms later; how many were acknowledged."""
+        infos = []
+        for place, (post_id, n) in enumerate(numbers.items()):
+            self.sent[n] = time_ms + place
+            post = {"id": post_id, "version": "1.0", "params": {"N": {"value": n, "time": self.sent[n]}}}
+            infos.append((n, self._client.publish(self._topic("thing/event/property/post"), json.dumps(post).encode(), qos=1)))
+        for n, info in infos:
+            info.wait_for_publish(30)
+            self.acknowledged |= {n} if info.is_published() else set()
+        return sum(info.is_published() for _, info in infos)
 
     def flood(self, seconds: float, begin_ms: int) -> int:
         """Posts as fast as they leave, hundreds in flight, each a ms later than the one before; how many were acknowledged."""

@@ -26,6 +26,7 @@ from cloud.ingest.model import SeriesBook
 from cloud.ingest.quarantine import Wanted, count_held, list_entries
 from cloud.ingest.registry import Registry
 from cloud.ingest.service import commit, load_memory
+from cloud.ingest.trail import Trail
 from cloud.ingest.worker import serve
 from cloud.products.service import create_product
 from cloud.telemetry.duckdb_store import DuckDbStore
@@ -86,13 +87,16 @@ class World:
     @asynccontextmanager
     async def ingest(self) -> AsyncIterator[None]:
         bus = await self.nats.connect("ingest")
-        task = asyncio.create_task(serve(bus=bus, database=self.database, metrics=Metrics(), stream_bytes=64 * MEBIBYTE))
+        trail = Trail(self.directory / "ingest.trail")
+        serving = serve(bus=bus, database=self.database, metrics=Metrics(), stream_bytes=64 * MEBIBYTE, trail=trail)
+        task = asyncio.create_task(serving)
         try:
             yield
         finally:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+            trail.close()
             await bus.close()
 
 
