@@ -27,7 +27,7 @@ from edge_agent.ports import DeviceKey, Intake, Outbox, Route, Scorer
 from edge_agent.settings import Model, Settings
 from edge_agent.southbound.appliance import Appliance
 from edge_agent.southbound.catalogue import CONNECTORS
-from edge_agent.southbound.modbus import MARK_PREFIX
+from edge_agent.southbound.rows import MARK_PREFIX
 from edge_agent.southbound.mqtt import SOURCE, FrontDoor
 from edge_agent.supervise import RestartPolicy
 from edge_agent.watchdog import Watchdog

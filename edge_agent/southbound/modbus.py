@@ -11,23 +11,19 @@ from contextlib import suppress
 from typing import Protocol
 
 from edge_agent.domain.backoff import Backoff
-from edge_agent.domain.batch import Shape
 from edge_agent.domain.clock import Clock
-from edge_agent.domain.normalise import Normaliser
-from edge_agent.domain.sampling import LastRow, Missed, Sampler
+from edge_agent.domain.sampling import LastRow, Sampler
 from edge_agent.ports import DeviceKey, Intake, PresenceBoard
 from edge_agent.southbound.plan import ModbusPlan
+from edge_agent.southbound.rows import DeviceRows
 from protocols.edgelink.columns import MAX_TIME_MS
-from protocols.edgelink.lanes import Gap, GapReason, Lane
-from protocols.edgelink.records import GapRecord
-from protocols.errors import Reason, Refused, TryAgain
+from protocols.errors import Refused, TryAgain
 from protocols.field.modbus import Block, Point, Table, Value, group
 from protocols.thing.model import ThingModel
 
 log = logging.getLogger("edge.modbus")
 
 STEADY_TRIES = 5  # reads of one poll before a device that moves on under our hands is left for the next poll
-MARK_PREFIX = "row/"
 
 
 class DeviceUnreachable(TryAgain):
@@ -58,12 +54,10 @@ class ModbusConnector:
         clean: bool,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._plan, self._device, self._model, self._unit = plan, device, model, unit
+        self._plan, self._device, self._unit = plan, device, unit
         self._intake, self._presence, self._clock, self._chance = intake, presence, clock, chance
         self._stored = [point for point in plan.points if point.property is not None]
-        self._identifiers = tuple(point.property for point in self._stored if point.property is not None)
-        self._normaliser = Normaliser(model, self._identifiers)
-        self._shapes: dict[tuple[str, ...], Shape] = {}
+        identifiers = [point.property for point in self._stored if point.property is not None]
         self._counter = plan.point(plan.sample_on).point if plan.sample_on else None
         self._time = plan.point(plan.time_from).point if plan.time_from else None
         # The counter is read alone, before and behind the rest; reading it along would show it a third time.
@@ -71,15 +65,12 @@ class ModbusConnector:
         self._blocks = _around(self._points, self._counter)
         bits = 16 * self._counter.size if self._counter else None
         self._sampler = Sampler(last, clean=clean, counter_bits=bits, poll_ms=plan.poll_ms)
-        self._mark = MARK_PREFIX + str(device)
+        self._rows = DeviceRows(device, model, identifiers, intake, clock, last=last, own_time=self._time is not None)
         self._backoff = Backoff(first_s=max(0.1, min(plan.poll_ms / 1000, 10.0)), ceiling_s=10.0)
         self._failures = 0
-        self._complained: set[str] = set()
-        self._refused: dict[str, tuple[int | None, int]] = {}  # identifier -> last time it was good, values refused since
-        self._stored_ms = last.time_ms if last else None
         self.busy_since: float | None = None
         """Since when (monotonic) the poll under way has lasted; None between polls."""
-        self.polls = self.rows = self.unsteady = 0
+        self.polls = self.unsteady = 0
 
     async def run(self) -> None:
         """Poll at a steady pace; an unreachable unit is tried again with back-off, for ever."""
@@ -102,12 +93,17 @@ class ModbusConnector:
         finally:
             self.busy_since = None
             self._unit.close()
-            if self._stored_ms is not None:
-                self._left_out(self._stored_ms + 1, {})
+            self._rows.end()
 
     def status(self) -> dict[str, object]:
         """What `edgectl status` shows of this connector."""
-        return {"name": self._plan.name, "device": str(self._device), "polls": self.polls, "rows": self.rows, "failures": self._failures}
+        return {
+            "name": self._plan.name,
+            "device": str(self._device),
+            "polls": self.polls,
+            "rows": self._rows.kept,
+            "failures": self._failures,
+        }
 
     async def poll(self) -> None:
         """One poll; raises DeviceUnreachable."""
@@ -125,10 +121,11 @@ class ModbusConnector:
         period = self._clock.period if self._time is None else 0
         time_ms = self._clock.now_ms() if self._time is None else int(values[self._time])
         if not 0 <= time_ms <= MAX_TIME_MS:
-            return self._complain("time", f"{self._plan.time_from}: {time_ms} is no time in ms")
+            return self._rows.complain("time", f"{self._plan.time_from}: {time_ms} is no time in ms")
         verdict = self._sampler.judge(time_ms, counter, period)
         if verdict.new:
-            self._keep(LastRow(time_ms, counter, period), values, verdict.missed)
+            raw = [values.get(point.point, float("nan")) for point in self._stored]
+            self._rows.keep(LastRow(time_ms, counter, period), raw, verdict.missed)
         return None
 
     def _settle(self) -> None:
@@ -138,9 +135,7 @@ class ModbusConnector:
             return
         known_ms = self._clock.settled(last.period, last.time_ms)
         self._sampler.settle(known_ms)
-        moved = known_ms - last.time_ms
-        self._stored_ms = None if self._stored_ms is None else self._stored_ms + moved
-        self._refused = {name: (None if since is None else since + moved, count) for name, (since, count) in self._refused.items()}
+        self._rows.moved(known_ms - last.time_ms)
 
     async def _steady(self) -> tuple[int | None, Mapping[Point, Value]] | None:
         """Counter and values that belong together; None if the device moved on during every try."""
@@ -177,46 +172,8 @@ class ModbusConnector:
                 except Refused as problem:
                     if point is self._time or len(answer) < block.count:
                         raise DeviceUnreachable(f"{self._device}: {problem}") from problem
-                    self._complain(f"{point.table}:{point.address}", str(problem))
+                    self._rows.complain(f"{point.table}:{point.address}", str(problem))
         return values
-
-    def _keep(self, row: LastRow, values: Mapping[Point, Value], missed: Missed | None) -> None:
-        time_ms = row.time_ms
-        if missed is not None:
-            self._name(missed)
-        raw = [values.get(point.point, float("nan")) for point in self._stored]
-        (identifiers, numbers), refused = self._normaliser.row(raw)
-        self._left_out(time_ms, refused)
-        if identifiers:
-            shape = self._shapes.get(identifiers)
-            if shape is None:
-                shape = self._shapes[identifiers] = Shape(self._device.product_key, self._device.device_name, self._model, identifiers)
-            self._intake.row(shape, numbers, time_ms, row.period)
-            self.rows += 1
-        self._stored_ms = time_ms
-        self._intake.mark(self._mark, row.to_bytes())
-
-    def _name(self, missed: Missed) -> None:
-        """Enter a gap record for each property: its count is then that property's."""
-        log.warning("rows.missed", extra={"device": str(self._device), "reason": missed.reason.value, "rows": missed.rows})
-        for identifier in self._identifiers:
-            self._gap(identifier, missed)
-
-    def _gap(self, identifier: str, missed: Missed) -> None:
-        key = self._device
-        gap = Gap(key.product_key, key.device_name, (identifier,), missed.from_ms, missed.to_ms, missed.rows, missed.reason)
-        self._intake.record(Lane.ALARM, GapRecord(gap), self._clock.period if self._time is None else 0)
-
-    def _left_out(self, time_ms: int, refused: Mapping[str, Refused]) -> None:
-        """Values that do not fit leave a gap for each stretch of them, written when the stretch ends."""
-        for identifier, problem in refused.items():
-            self._complain(identifier, str(problem))
-            since, count = self._refused.get(identifier, (self._stored_ms, 0))
-            self._refused[identifier] = (time_ms - 1 if since is None else since, count + 1)
-        for identifier in [name for name in self._refused if name not in refused]:
-            since, count = self._refused.pop(identifier)
-            self._complained.discard(identifier)
-            self._gap(identifier, Missed(since or 0, time_ms, count, GapReason.REFUSED_VALUE))
 
     def _lost(self, problem: DeviceUnreachable) -> None:
         self._failures += 1
@@ -224,12 +181,6 @@ class ModbusConnector:
         self._presence.changed(self._device, False, self._plan.name)
         if self._failures == 1:
             log.warning("device.unreachable", extra={"device": str(self._device), "problem": str(problem)})
-
-    def _complain(self, what: str, problem: str) -> None:
-        """Say once that a value is left out, not once a poll."""
-        if what not in self._complained:
-            self._complained.add(what)
-            log.warning("value.refused", extra={"device": str(self._device), "problem": problem, "reason": Reason.BAD_REGISTER.value})
 
 
 def _around(points: Sequence[Point], counter: Point | None) -> list[Block]:

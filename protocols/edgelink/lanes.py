@@ -30,6 +30,7 @@ class GapReason(enum.StrEnum):
     AGENT_DOWN = "agent_down"
     DEVICE_UNREACHABLE = "device_unreachable"
     MISSED_POLL = "missed_poll"
+    OVERRUN = "overrun"
     OVERFLOW = "overflow"
     THINNED = "thinned"
     EXPIRED = "expired"
@@ -53,6 +54,7 @@ _TEXTS = {
     GapReason.AGENT_DOWN: ("the edge agent was not running", "边缘代理未运行"),
     GapReason.DEVICE_UNREACHABLE: ("the device did not answer", "设备无应答"),
     GapReason.MISSED_POLL: ("the device moved on between two polls", "两次轮询之间数据已更新"),
+    GapReason.OVERRUN: ("the device's own memory was full", "设备自身存储已满"),
     GapReason.OVERFLOW: ("the edge buffer was full", "边缘缓冲区已满"),
     GapReason.THINNED: ("the edge buffer was full and kept fewer readings", "边缘缓冲区已满，仅保留部分数据"),
     GapReason.EXPIRED: ("too old to be worth sending", "数据超过保存时限，未再上传"),

@@ -5,7 +5,8 @@ A frame is stuffed like HDLC (RFC 1662 par. 4.2: flag 0x7E, escape 0x7D, escaped
     flag | kind u8 | number u32 | tags | crc u16 | flag          tags: (tag u8 | length u8 | value) ...
 
 The controller numbers its rows and sends each again until it is acknowledged; the agent acknowledges what is on its disk, and sets, which
-the controller answers by their number. Numbers wrap at 2^32. Everything is big endian.
+the controller answers by their number. A row's number is the controller's boot (u8, counts up) and a count from 1 in that boot (u24, wraps).
+`FLOOR_TAG` says which row is the oldest the controller still holds: what came before it and was not taken is gone. Everything is big endian.
 """
 
 import binascii
@@ -21,6 +22,12 @@ MOST_BYTES = 1_024
 """Of a frame before stuffing; more is noise."""
 TIME_TAG = 0
 """u64, epoch ms: the row's time, from a controller that has a clock."""
+FLOOR_TAG = 254
+"""u32: number of the oldest row that the controller holds; without it that is the row itself."""
+AGE_TAG = 255
+"""u32, ms since the row was taken: from a controller without a clock, which may send it late."""
+VALUE_TAGS = range(1, 254)
+_COUNTS = 1 << 24
 _HEAD = struct.Struct(">BI")
 _CRC = struct.Struct(">H")
 
@@ -51,6 +58,30 @@ class TagType(enum.StrEnum):
     UINT64 = "uint64"
     FLOAT32 = "float32"
     FLOAT64 = "float64"
+
+
+def boot_of(number: int) -> int:
+    """The controller's boot in which a row was numbered."""
+    return number >> 24
+
+
+def rows_between(one: int, other: int) -> int:
+    """How many rows of one boot `other` lies behind `one`; negative when it lies before. Counts wrap.
+
+    >>> rows_between(0x0500_0001, 0x0500_0004), rows_between(0x05FF_FFFF, 0x0500_0001), rows_between(0x0500_0001, 0x05FF_FFFF)
+    (3, 2, -2)
+    """
+    ahead = (other - one) % _COUNTS
+    return ahead if ahead < _COUNTS // 2 else ahead - _COUNTS
+
+
+def next_number(number: int) -> int:
+    """The number behind this one, in the same boot.
+
+    >>> hex(next_number(0x05FF_FFFF))
+    '0x5000000'
+    """
+    return number & ~(_COUNTS - 1) | (number + 1) % _COUNTS
 
 
 _FORMS = {
