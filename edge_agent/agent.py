@@ -19,7 +19,7 @@ from edge_agent.pipeline.pace import Pace
 from edge_agent.pipeline.presence import Presence
 from edge_agent.pipeline.refine import Refine
 from edge_agent.ports import Outbox, OutboxUnavailable
-from edge_agent.southbound.modbus import ModbusConnector
+from edge_agent.southbound.catalogue import Connector
 from edge_agent.southbound.mqtt import FrontDoor
 from edge_agent.supervise import AGENT, CONNECTOR, RestartPolicy, restart_when_hung, supervise
 from edge_agent.watchdog import Watchdog
@@ -46,7 +46,7 @@ class Agent:
     obey: Obey
     presence: Presence
     registry: DeviceRegistry
-    connectors: Sequence[ModbusConnector]
+    connectors: Sequence[Connector]
     refine: Refine | None
     front_door: FrontDoor | None
     listen: tuple[str, int] | None
@@ -141,7 +141,7 @@ class Agent:
         while self.forwarder.connected and not self.forwarder.idle:  # noqa: ASYNC110 - two conditions of others, once in a life
             await asyncio.sleep(0.02)
 
-    async def _read(self, name: str, connector: ModbusConnector) -> None:
+    async def _read(self, name: str, connector: Connector) -> None:
         await restart_when_hung(name, connector.run, lambda: connector.busy_since, CONNECTOR, now=self.clock.monotonic, sleep=asyncio.sleep)
 
     def stuck(self) -> str | None:

@@ -26,9 +26,9 @@ from edge_agent.pipeline.refine import Plan, Refine
 from edge_agent.ports import DeviceKey, Intake, Outbox, Route, Scorer
 from edge_agent.settings import Model, Settings
 from edge_agent.southbound.appliance import Appliance
-from edge_agent.southbound.catalogue import CONNECTORS
-from edge_agent.southbound.rows import MARK_PREFIX
+from edge_agent.southbound.catalogue import CONNECTORS, Surroundings
 from edge_agent.southbound.mqtt import SOURCE, FrontDoor
+from edge_agent.southbound.rows import MARK_PREFIX
 from edge_agent.supervise import RestartPolicy
 from edge_agent.watchdog import Watchdog
 from protocols.edgelink.lanes import Lane
@@ -96,7 +96,8 @@ async def compose(settings: Settings, scorer: Scorer | None = None) -> Agent:
     for plan in settings.connectors:
         key = keys[plan.device]
         last = LastRow.from_bytes(marks.get(MARK_PREFIX + str(key)))
-        connectors.append(CONNECTORS[plan.kind](plan, key, models[key], intake, presence, clock, last, clean))
+        around = Surroundings(key, models[key], intake, presence, clock, last, clean, routes, obey.answered)
+        connectors.append(CONNECTORS[plan.kind](plan, around))
     front_door = listen = None
     if settings.front_door is not None:
         secrets = {DeviceKey(*who): secret for who, secret in settings.front_door.secrets.items()}

@@ -200,6 +200,10 @@ class Scorer(Protocol):
         ...
 
 
+class DeviceUnreachable(TryAgain):
+    """A device behind this gateway gave no answer, or one that says it cannot."""
+
+
 class PresenceBoard(Protocol):
     """Who of the devices behind this gateway answers; connectors report changes."""
 

@@ -9,7 +9,7 @@ import os
 import re
 import ssl
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +19,12 @@ from edge_agent.domain.quotas import LanePolicy, Overflow, Quotas, default_polic
 from edge_agent.domain.window import DailyHours
 from edge_agent.sections import NAME_LIMIT, Section, read_private, read_toml, refuse
 from edge_agent.southbound.catalogue import CONNECTORS
-from edge_agent.southbound.plan import FRONT_DOOR_BOUNDS, ModbusPlan, NamedPoint
+from edge_agent.southbound.plan import FRONT_DOOR_BOUNDS, ModbusPlan, NamedPoint, SerialPlan, SerialTag
+from edge_agent.southbound.plan import Plan as ConnectorPlan
 from protocols.edgelink.lanes import LANES
 from protocols.errors import Refused
 from protocols.field.modbus import NumberType, Point, Table, WordOrder
+from protocols.field.serial_line import VALUE_TAGS, TagType
 from protocols.inference.card import ModelCard
 from protocols.inference.onnx_card import card_of
 from protocols.mqtt.lobby import Bounds
@@ -110,7 +112,7 @@ class Settings:
     front_door: FrontDoor | None
     buffer: Buffer
     devices: tuple[Device, ...]
-    connectors: tuple[ModbusPlan, ...]
+    connectors: tuple[ConnectorPlan, ...]
     inference: Inference
     models: tuple[Model, ...]
     crash_dir: Path | None
@@ -291,7 +293,7 @@ def _thing_model(source: str, home: Path, key: str) -> ThingModel:
         raise refuse(key, f"{source}: {problem}") from problem
 
 
-def _connector(section: Section, devices: tuple[Device, ...]) -> ModbusPlan:
+def _connector(section: Section, devices: tuple[Device, ...]) -> ConnectorPlan:
     name = section.text("name", limit=NAME_LIMIT)
     kind = section.choice("kind", tuple(CONNECTORS))
     device_name = section.text("device", limit=NAME_LIMIT)
@@ -299,6 +301,10 @@ def _connector(section: Section, devices: tuple[Device, ...]) -> ModbusPlan:
     if device is None:
         names = ", ".join(device.device_name for device in devices) or "none"
         raise refuse(section.key("device"), f"must be the device_name of a [[device]] ({names}), not {device_name!r}")
+    return READ_PLANS[kind](section, name, device)
+
+
+def _modbus_plan(section: Section, name: str, device: Device) -> ModbusPlan:
     host = section.text("host")
     port = section.integer("port", 502, low=1, high=65535)
     unit_id = section.integer("unit_id", 1, low=0, high=255)
@@ -321,9 +327,46 @@ def _connector(section: Section, devices: tuple[Device, ...]) -> ModbusPlan:
         if chosen.point.type in (NumberType.BOOL, NumberType.FLOAT32, NumberType.FLOAT64) or chosen.point.scale != 1.0:
             raise refuse(section.key(role), f"must name an integer point with scale 1; {wanted!r} is {chosen.point.type}")
     return ModbusPlan(
-        name=name, kind=kind, device=device_name, host=host, port=port, unit_id=unit_id, poll_ms=poll_ms, timeout_ms=timeout_ms,
+        name=name, device=device.device_name, host=host, port=port, unit_id=unit_id, poll_ms=poll_ms, timeout_ms=timeout_ms,
         sample_on=sample_on, time_from=time_from, points=points,
     )  # fmt: skip
+
+
+def _serial_plan(section: Section, name: str, device: Device) -> SerialPlan:
+    if find_spec("serial") is None:
+        raise refuse(section.key("kind"), "a serial line needs pyserial: pip install 'hearthline[edge,serial]'")
+    path = section.text("path")
+    baud = section.integer("baud", 115_200, low=300, high=4_000_000)
+    silence_ms = section.integer("silence_ms", 5_000, low=100, high=86_400_000)
+    set_s = section.integer("set_s", 60, low=1, high=3_600)
+    own_time = section.flag("own_time", False)
+    tags = tuple(_tag(table, device) for table in section.tables("tag"))
+    section.finish()
+    if not tags:
+        raise refuse(section.key("tag"), "is missing: a serial line needs at least one [[connector.tag]]")
+    key = section.key("tag")
+    _unique(key, "tag", [str(tag.tag) for tag in tags])
+    _unique(key, "property", [tag.property for tag in tags])
+    return SerialPlan(
+        name=name, device=device.device_name, path=path, baud=baud, silence_ms=silence_ms, set_s=set_s, own_time=own_time, tags=tags
+    )  # fmt: skip
+
+
+def _tag(section: Section, device: Device) -> SerialTag:
+    tag = section.integer("tag", low=VALUE_TAGS.start, high=VALUE_TAGS.stop - 1)
+    kind = TagType(section.choice("type", tuple(TagType)))
+    scale = section.number("scale", 1.0)
+    identifier = section.text("property", limit=NAME_LIMIT)
+    section.finish()
+    if scale == 0:
+        raise refuse(section.key("scale"), "must not be 0")
+    found = device.model.properties.get(identifier)
+    if found is None or not is_numeric(found.data_type):
+        raise refuse(section.key("property"), f"must be a numeric property of {device.device_name}'s thing model, not {identifier!r}")
+    return SerialTag(tag=tag, type=kind, scale=scale, property=identifier)
+
+
+READ_PLANS: Mapping[str, Callable[[Section, str, Device], ConnectorPlan]] = {"modbus-tcp": _modbus_plan, "serial-line": _serial_plan}
 
 
 def _model(section: Section, home: Path, devices: tuple[Device, ...]) -> Model:

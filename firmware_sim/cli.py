@@ -186,6 +186,37 @@ def replay(
     raise typer.Exit(process.run(main))
 
 
+@app.command()
+def controller(
+    file: Annotated[Path, typer.Argument(help="A CSV or .csv.gz file with a header.")],
+    line: Annotated[Path, typer.Option(help="Make this link to the pseudo terminal: `path` of the agent's connector.")],
+    log_dir: LogDir = None,
+    device_name: Annotated[str, typer.Option(help="Name of the device and of its log.")] = "controller-1",
+    columns: Annotated[str | None, typer.Option(help="Comma list of headers to send; all if not given.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
+    speed: Annotated[float, typer.Option(help="How much faster than the file's own times.")] = 1.0,
+    rate: Annotated[float | None, typer.Option(help="Rows per wall second, instead of the file's times.")] = None,
+    memory: Annotated[int, typer.Option(min=1, help="Rows that it holds until they are acknowledged; then the oldest goes.")] = 4_000,
+    own_time: Annotated[bool, typer.Option(help="Rows carry their time; else how old they are.")] = True,
+    tsl_out: Annotated[Path | None, typer.Option(help="Write the thing model of the columns here (TSL JSON).")] = None,
+    map_out: Annotated[Path | None, typer.Option(help="Write the tags here, as the agent's configuration names them.")] = None,
+) -> None:
+    """An appliance's controller on a serial line: rows until they are acknowledged, and sets. SIGUSR1 is a dip of its supply."""
+    from firmware_sim.controller import ControllerOptions, serve
+    from firmware_sim.replay import Pace
+    from firmware_sim.series import read_series
+
+    async def main(stop: process.Stop) -> int:
+        _positive("--speed", speed)
+        _positive("--rate", rate)
+        wanted = [name.strip() for name in columns.split(",")] if columns else []
+        series = read_series(file, columns=wanted, named={}, rows=rows)
+        options = ControllerOptions(line, device_name, _log_dir(log_dir), Pace(speed, rate), memory, own_time, map_out, tsl_out)
+        return await serve(series, options, stop)
+
+    raise typer.Exit(process.run(main))
+
+
 def _pair(text: str, option: str) -> tuple[str, str]:
     name, equals, value = text.rpartition("=")
     if not equals or not name or not value:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from firmware_sim.devices import DeviceSpec
 from firmware_sim.process import remark, say, until
@@ -45,10 +46,10 @@ class ModbusReplay:
     map_out: Path | None = None
 
 
-def write_thing_model(path: Path, series: Series, *, registers: bool) -> None:
+def write_thing_model(path: Path, series: Series, *, registers: bool, access: Literal["r", "rw"] = "r") -> None:
     """The thing model of the file's columns, for whoever makes the product."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = thing_model(series.columns, "float" if registers else "double")
+    document = thing_model(series.columns, "float" if registers else "double", access)
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

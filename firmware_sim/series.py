@@ -237,13 +237,13 @@ def _column(header: str, identifier: str, raw: Sequence[str], policy: TextPolicy
     return Column(header, identifier, labels), [index.get(cell) for cell in raw], remark
 
 
-def thing_model(columns: Sequence[Column], number: Literal["float", "double"]) -> dict[str, object]:
+def thing_model(columns: Sequence[Column], number: Literal["float", "double"], access: Literal["r", "rw"] = "r") -> dict[str, object]:
     """The TSL document of these columns; `number` is the type of every numeric one (a register carries a float)."""
     properties: list[dict[str, object]] = [
         {
             "identifier": column.identifier,
             "name": column.header,
-            "accessMode": "r",
+            "accessMode": access,
             "required": False,
             "dataType": {"type": "enum", "specs": {str(key): label for key, label in enumerate(column.labels)}}
             if column.labels

@@ -95,6 +95,25 @@ close_after_ms = 50             # a reading is on disk after at most about this 
 # word_order = "big"
 # scale = 1.0
 
+# [[device]]
+# product_key = "{example}"
+# device_name = "stove-1"
+# thing_model = "integrated_stove"
+# [[connector]]                 # an appliance's controller on a serial line: pip install 'hearthline[edge,serial]'
+# name = "mainboard"
+# kind = "serial-line"
+# device = "stove-1"
+# path = "/dev/ttyS1"
+# baud = 115200
+# silence_ms = 5000             # nothing heard for so long: the device is offline
+# set_s = 60                    # a set without an answer is sent again for so long
+# own_time = false              # true: rows carry their time (tag 0); else how old they are (tag 255), or they are new
+# [[connector.tag]]
+# tag = 1                       # 1 to 253
+# type = "int16"                # bool, uint8, int8, uint16, int16, uint32, int32, uint64, float32, float64
+# scale = 0.1
+# property = "OvenTemperature"
+
 # [[model]]                     # an anomaly model beside the readings; made by `hearthline train anomaly`
 # name = "press-anomaly"
 # file = "press.onnx"

@@ -13,21 +13,17 @@ from typing import Protocol
 from edge_agent.domain.backoff import Backoff
 from edge_agent.domain.clock import Clock
 from edge_agent.domain.sampling import LastRow, Sampler
-from edge_agent.ports import DeviceKey, Intake, PresenceBoard
+from edge_agent.ports import DeviceKey, DeviceUnreachable, Intake, PresenceBoard
 from edge_agent.southbound.plan import ModbusPlan
 from edge_agent.southbound.rows import DeviceRows
 from protocols.edgelink.columns import MAX_TIME_MS
-from protocols.errors import Refused, TryAgain
+from protocols.errors import Refused
 from protocols.field.modbus import Block, Point, Table, Value, group
 from protocols.thing.model import ThingModel
 
 log = logging.getLogger("edge.modbus")
 
 STEADY_TRIES = 5  # reads of one poll before a device that moves on under our hands is left for the next poll
-
-
-class DeviceUnreachable(TryAgain):
-    """A unit gave no answer, or a Modbus exception."""
 
 
 class Unit(Protocol):

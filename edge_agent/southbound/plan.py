@@ -1,8 +1,9 @@
-"""What connectors and the front door are told to do, as plain values: points, how rows are sampled, how many may come in."""
+"""What connectors and the front door are told to do, as plain values: points and tags, how rows are sampled, how many may come in."""
 
 from dataclasses import dataclass
 
 from protocols.field.modbus import Point
+from protocols.field.serial_line import TagType
 from protocols.mqtt.lobby import Bounds
 
 FRONT_DOOR_BOUNDS = Bounds(connections=1_000, strangers=500, packet_s=60.0)
@@ -40,3 +41,31 @@ class ModbusPlan:
             if point.name == name:
                 return point
         raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SerialTag:
+    """A value of a controller's rows; the property's number is the tag's times `scale`."""
+
+    tag: int
+    type: TagType
+    scale: float = 1.0
+    property: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SerialPlan:
+    """One controller on a serial line. `own_time`: its rows carry their time; `silence_ms` without a frame and it is taken to be away."""
+
+    name: str
+    kind: str = "serial-line"
+    device: str
+    path: str
+    baud: int = 115_200
+    silence_ms: int = 5_000
+    set_s: int = 60
+    own_time: bool = False
+    tags: tuple[SerialTag, ...]
+
+
+Plan = ModbusPlan | SerialPlan

@@ -5,8 +5,9 @@ A frame is stuffed like HDLC (RFC 1662 par. 4.2: flag 0x7E, escape 0x7D, escaped
     flag | kind u8 | number u32 | tags | crc u16 | flag          tags: (tag u8 | length u8 | value) ...
 
 The controller numbers its rows and sends each again until it is acknowledged; the agent acknowledges what is on its disk, and sets, which
-the controller answers by their number. A row's number is the controller's boot (u8, counts up) and a count from 1 in that boot (u24, wraps).
-`FLOOR_TAG` says which row is the oldest the controller still holds: what came before it and was not taken is gone. Everything is big endian.
+the controller answers by their number. A row's number is the controller's boot (u8, counts up) and a count from 1 in that boot (u24,
+wraps). `FLOOR_TAG` says which row is the oldest that the controller still holds: what came before it and was not taken is gone.
+Everything is big endian.
 """
 
 import binascii

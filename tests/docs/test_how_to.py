@@ -71,3 +71,9 @@ def test_a_gateway_is_configured_for_tls_with_the_exported_authority(tmp_path: P
     assert "CN=Hearthline CA" in said
     assert "BEGIN CERTIFICATE" in (tmp_path / "ca.pem").read_text()
     assert 'ca_file = "ca.pem"' in (tmp_path / "edge.toml").read_text()
+
+
+def test_a_controller_on_a_serial_line_is_tried_without_hardware(tmp_path: Path) -> None:
+    said = run("put-the-agent-into-an-appliance.md", tmp_path, 2)
+    assert re.search(r"^6 +0 +6 +0 +yes", said, re.MULTILINE), said
+    assert '"event":"stopped","rows":3,"readings":6,"held":0,"dropped":0' in (tmp_path / "controller.jsonl").read_text()

@@ -86,6 +86,11 @@ MUTANTS = {
                 copy_database(self.database, part / SQLITE)
 """,
     ),
+    "acknowledge_rows_before_disk": Mutant(
+        "edge_agent/southbound/serial_line.py",
+        "            self._intake.when_durable(lambda: self._write(acknowledgement))",
+        "            self._write(acknowledgement)",
+    ),
     "die_of_a_payload": Mutant(
         "cloud/ingest/posts.py",
         "                post = decode(payload)\n",

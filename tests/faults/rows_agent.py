@@ -1,4 +1,4 @@
-"""Rows 12 to 16, 30, 31 and 59: the agent's process, its clock, its commands and its configuration."""
+"""Rows 1, 12 to 16, 30, 31 and 59: the agent's process, its clock, its commands and its configuration."""
 
 import json
 import os
@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.e2e.lone_module import lone_module
 from tests.e2e.platform import ROOT, wait_until
-from tests.e2e.scenes import Site, wait_rows
+from tests.e2e.scenes import Site, said, settled, wait_rows
 from tests.e2e.trio import Scene, scene
 from tests.faults.appliance import TSL, TestAppliance
 from tests.faults.harness import NotHere, Stage, Tally, fault
@@ -48,6 +49,36 @@ def agent_killed(stage: Stage) -> Tally:
             time.sleep(stage.chance.random() * 2)
             played.site.gateway.start()
         return account(played, stage.runs)
+
+
+@fault(
+    1,
+    "the agent beside a controller killed at any moment",
+    runs=12,
+    mutants=("acknowledge_rows_before_disk",),
+    mutant_runs=15,
+    how="SIGKILL; a serial line that spoils one byte in 500",
+)
+def lone_module_killed(stage: Stage) -> Tally:
+    name = called(stage, "lone")
+    with lone_module(stage.cloud(), stage.folder, name, rows=100 * stage.runs, rate=60, noise=0.002, code=stage.code) as (
+        site,
+        controller,
+        cable,
+    ):
+        for _ in range(stage.runs):
+            time.sleep(0.3 + stage.chance.random() * 1.2)
+            site.gateway.kill()
+            time.sleep(stage.chance.random())
+            site.gateway.start()
+        said(controller, "done", 120)
+        assert controller.wait(60) == 0, "the controller was told that every row is on disk"
+        wait_until(lambda: site.gateway.edgectl("account")["buffered"] == 0, 30, "an empty buffer")
+        found = settled(site.cloud, site.keys["oven"], "oven", stage.folder / "oven.jsonl", raw=True, timeout_s=20)
+        site.agree()
+        assert cable.spoilt > 0
+        tally = Tally.of_accounts({"oven": found}, runs=stage.runs, outcome=f"{found.stored} stored once, {cable.spoilt} bytes spoilt")
+        return tally + Tally(runs=0, false_acks=found.in_gaps)  # the controller let go of nothing by itself
 
 
 @fault(12, "the agent hangs", runs=1, how="SIGSTOP under `edgectl guard`")

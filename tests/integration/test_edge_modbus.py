@@ -10,7 +10,8 @@ from pymodbus.constants import ExcCodes
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
-from edge_agent.southbound.modbus import DeviceUnreachable, PymodbusUnit
+from edge_agent.ports import DeviceUnreachable
+from edge_agent.southbound.modbus import PymodbusUnit
 from protocols.field.modbus import NumberType, Point, Table
 
 Answer = Callable[[int, int, int, int, list[int], list[int] | list[bool] | None], Coroutine[None, None, ExcCodes | None]]

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from edge_agent.cli import app
 from edge_agent.cli.output import Exit
 from edge_agent.settings import load
+from edge_agent.southbound.plan import ModbusPlan
 
 runner = CliRunner()
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -39,7 +40,9 @@ def test_the_commented_part_of_the_template_is_right_too(tmp_path: Path) -> None
     path.write_text(head + "\n".join(line.removeprefix("# ") for line in lines).replace("<product key>", "pk"))
     shutil.copy(ROOT / "firmware_sim" / "models" / "stamping_press.onnx", tmp_path / "press.onnx")
     settings = load(path, {})
-    (connector,) = settings.connectors
+    connector, serial = settings.connectors
+    assert isinstance(connector, ModbusPlan)
+    assert serial.kind == "serial-line"
     (model,) = settings.models
     assert (model.devices, model.score, model.event, settings.inference.queue_rows) == (
         ("press-1",),

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from edge_agent.domain.sampling import LastRow
-from edge_agent.ports import DeviceKey
-from edge_agent.southbound.modbus import DeviceUnreachable, ModbusConnector
+from edge_agent.ports import DeviceKey, DeviceUnreachable
+from edge_agent.southbound.modbus import ModbusConnector
 from edge_agent.southbound.plan import ModbusPlan, NamedPoint
 from protocols.edgelink.lanes import GapReason, Lane
 from protocols.edgelink.records import GapRecord

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from edge_agent.settings import load
+from edge_agent.southbound.plan import ModbusPlan, SerialPlan, SerialTag
 from protocols.errors import Reason, Refused
 from protocols.field.modbus import NumberType, Table
+from protocols.field.serial_line import TagType
 
 TEXT = """
 data_dir = "data"
@@ -55,6 +57,7 @@ def test_a_whole_file_becomes_typed_settings(tmp_path: Path) -> None:
     assert settings.front_door is not None
     assert settings.front_door.secrets == {("pk", "meter"): "m"}
     (connector,) = settings.connectors
+    assert isinstance(connector, ModbusPlan)
     point = connector.point("volts")
     assert (point.property, point.point.table, point.point.type) == ("VoltageL1", Table.INPUT, NumberType.FLOAT32)
 
@@ -121,3 +124,44 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert settings.crash_dir == Path("/crash")
     with pytest.raises(Refused, match=r"uplink\.port"):
         load(write(tmp_path), {"HEARTHLINE_EDGE_UPLINK_PORT": "many"})
+
+
+SERIAL = """
+[[device]]
+product_key = "pk"
+device_name = "oven"
+thing_model = "power_meter"
+[[connector]]
+name = "board"
+kind = "serial-line"
+device = "oven"
+path = "/dev/ttyS1"
+[[connector.tag]]
+tag = 1
+type = "int16"
+scale = 0.1
+property = "VoltageL1"
+"""
+
+
+def test_a_serial_line_becomes_a_plan(tmp_path: Path) -> None:
+    plan = load(write(tmp_path, TEXT + SERIAL), {}).connectors[1]
+    assert isinstance(plan, SerialPlan)
+    assert (plan.path, plan.baud, plan.own_time, plan.silence_ms) == ("/dev/ttyS1", 115_200, False, 5_000)
+    assert plan.tags == (SerialTag(tag=1, type=TagType.INT16, scale=0.1, property="VoltageL1"),)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("tag = 1", "tag = 254", r"tag\[0\]\.tag: must be a whole number from 1 to 253"),
+        ('property = "VoltageL1"', 'property = "Smoke"', r"numeric property of oven's thing model, not 'Smoke'"),
+        ("scale = 0.1", "scale = 0", "scale: must not be 0"),
+        ('type = "int16"', 'type = "int17"', "bool, uint8"),
+        ('path = "/dev/ttyS1"', "", "path: is missing"),
+        ("[[connector.tag]]", "baud = 1\n[[connector.tag]]", "baud: must be a whole number from 300"),
+    ],
+)
+def test_a_wrong_serial_line_says_what_is_wrong(tmp_path: Path, old: str, new: str, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        load(write(tmp_path, TEXT + SERIAL.replace(old, new)), {})
