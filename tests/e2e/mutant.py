@@ -91,6 +91,46 @@ MUTANTS = {
         "            self._intake.when_durable(lambda: self._write(acknowledgement))",
         "            self._write(acknowledgement)",
     ),
+    "forget_a_frame": Mutant(
+        "cloud/ingest/frames.py",
+        "                self._lost(session, frame, mark, decision.lost, registry, gateway, rows)\n            self._columns.into(",
+        """                self._lost(session, frame, mark, decision.lost, registry, gateway, rows)
+            header.seq % 100 == 7 or self._columns.into(""",
+    ),
+    "position_before_rows": Mutant(
+        "cloud/telemetry/duckdb_store.py",
+        """            grown = self._write(append, base)
+            self._connection.execute(self._move, [append.end.stream_id, append.end.sequence, base])
+""",
+        """            self._connection.execute(self._move, [append.end.stream_id, append.end.sequence, base])
+            self._connection.commit()
+            self._connection.begin()
+            grown = self._write(append, base)
+""",
+    ),
+    "no_end": Mutant("edge_agent/__main__.py", "loop.add_signal_handler(number, stop.set)", "loop.add_signal_handler(number, print)"),
+    "patient_link": Mutant("edge_agent/northbound/link.py", "max(1, keepalive_s * 3 // 4)", "max(1, keepalive_s * 8)"),
+    "no_backoff": Mutant("edge_agent/domain/backoff.py", "        return full * (", "        return 0.001 * full * ("),
+    "plain_uplink": Mutant("edge_agent/northbound/link.py", "        if not self._tls:\n", "        if True:\n"),
+    "no_gap_for_a_lost_stream": Mutant(
+        "cloud/ingest/worker.py",
+        "evaluator.move(end, stream_lost(memory.received_ms, now_ms()) if lost else None)",
+        "evaluator.move(end, None)",
+    ),
+    "newest_is_what_came_last": Mutant("cloud/devices/service.py", "newer_if=_not_older", "newer_if=None"),
+    "refuse_in_silence": Mutant(
+        "cloud/ingest/evaluation.py",
+        "reason: str, detail: str) -> None:\n        self._quarantined.append(",
+        "reason: str, detail: str) -> None:\n        [].append(",
+    ),
+    "door_in_silence": Mutant("cloud/ingest/evaluation.py", "            note = decode_refusal(data)\n", "            return\n"),
+    "patient_pool": Mutant("cloud/app.py", "pool_timeout_s=0.5", "pool_timeout_s=3.0"),
+    "trip_over_toml": Mutant(
+        "edge_agent/sections.py",
+        "    except tomllib.TOMLDecodeError as problem:\n        raise refuse(str(path)",
+        "    except ZeroDivisionError as problem:\n        raise refuse(str(path)",
+    ),
+    "no_watch": Mutant("edge_agent/guard.py", "if time.monotonic() - last > patience:", "if False:"),
     "die_of_a_payload": Mutant(
         "cloud/ingest/posts.py",
         "                post = decode(payload)\n",

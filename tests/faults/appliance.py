@@ -43,6 +43,8 @@ class TestAppliance:
         self._client.on_message = self._told
         self._client.on_connect = self._let_in
         self.connections = 0
+        self.answered = threading.Event()
+        """Set by the platform's answer to the last post: it is stored."""
         self._client.reconnect_delay_set(1, 1)
         self._client.max_inflight_messages_set(500)
         self._client.connect_async("127.0.0.1", port, keepalive=10)
@@ -56,6 +58,8 @@ class TestAppliance:
         self.connections += 1
 
     def _told(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
+        if message.topic.endswith("/post_reply"):
+            self.answered.set()
         if not message.topic.endswith("/thing/service/property/set"):
             return
         order = json.loads(message.payload)
@@ -83,6 +87,7 @@ class TestAppliance:
         n = next(self._numbers)
         self.sent[n] = int(time.time() * 1000) if time_ms is None else time_ms
         value: object = n if time_ms is None else {"value": n, "time": time_ms}
+        self.answered.clear()
         if self.post({"N": value}):
             self.acknowledged.add(n)
         return n

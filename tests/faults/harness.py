@@ -131,7 +131,7 @@ Play = Callable[[Stage], Tally]
 class Fault:
     """A row of the matrix (reliability.md), or one of several that show it. `runs` in `make faults`, `few` in `make test` (0: not there).
 
-    Each of `mutants` must make the oracle fail within `mutant_runs`. A fault that is played `apart` does not use the shared platform.
+    Each of `mutants` must make the oracle fail within `mutant_runs`.
     """
 
     row: int
@@ -142,7 +142,6 @@ class Fault:
     mutants: tuple[str, ...] = ()
     mutant_runs: int = 5
     how: str = ""
-    apart: bool = False
 
     @property
     def id(self) -> str:
@@ -161,12 +160,11 @@ def fault(
     mutants: tuple[str, ...] = (),
     mutant_runs: int = 5,
     how: str = "",
-    apart: bool = False,
 ) -> Callable[[Play], Play]:
     """Enter a fault in the list."""
 
     def enter(play: Play) -> Play:
-        FAULTS.append(Fault(row, name, play, runs, few, mutants, mutant_runs, how, apart))
+        FAULTS.append(Fault(row, name, play, runs, few, mutants, mutant_runs, how))
         return play
 
     return enter
@@ -233,15 +231,15 @@ class Result:
 def run_all(seed: int, file: Path, chosen: Iterable[Fault], *, with_mutants: bool, say: Callable[[str], None]) -> list[Result]:
     """Play every fault that the file has no good result of for this seed and this code; returns the results of all chosen.
 
-    Two at a time: those of the shared platform in their order, and beside them those that are played apart.
+    Two at a time, each on a platform of its own that its faults share; what is chosen first is begun first.
     """
     code = code_now()
     file.parent.mkdir(parents=True, exist_ok=True)
     lines_held = file.read_text().splitlines() if file.exists() else []
     known = {(entry["seed"], entry.get("code"), entry["fault"]): entry for entry in map(json.loads, lines_held)}
-    clouds, one_writes = Clouds(), threading.Lock()
+    one_writes = threading.Lock()
 
-    def result_of(one: Fault) -> Result:
+    def result_of(one: Fault, clouds: Clouds) -> Result:
         entry = known.get((seed, code, one.id))
         played = entry is None or not entry["ok"]
         if entry is None or not entry["ok"]:
@@ -255,16 +253,24 @@ def run_all(seed: int, file: Path, chosen: Iterable[Fault], *, with_mutants: boo
             say(f"{result.fault}: {verdict} {result.tally} in {result.seconds:.1f} s {result.mutants or ''}\n{result.trace}")
         return result
 
-    def results_of(some: Iterable[Fault]) -> list[Result]:
-        return [result_of(one) for one in some]
+    left = iter(list(chosen))
 
-    chosen = list(chosen)
+    def play_some(clouds: Clouds) -> list[Result]:
+        found: list[Result] = []
+        while True:
+            with one_writes:
+                one = next(left, None)
+            if one is None:
+                return found
+            found.append(result_of(one, clouds))
+
+    both = Clouds(), Clouds()
     try:
         with ThreadPoolExecutor(2) as two:
-            both = two.map(results_of, ([one for one in chosen if not one.apart], [one for one in chosen if one.apart]))
-            return [result for results in both for result in results]
+            return [result for results in two.map(play_some, both) for result in results]
     finally:
-        clouds.close()
+        for clouds in both:
+            clouds.close()
 
 
 def _result(one: Fault, seed: int, code: str, clouds: Clouds, *, with_mutants: bool) -> Result:

@@ -81,7 +81,7 @@ def lone_module_killed(stage: Stage) -> Tally:
         return tally + Tally(runs=0, false_acks=found.in_gaps)  # the controller let go of nothing by itself
 
 
-@fault(12, "the agent hangs", runs=1, how="SIGSTOP under `edgectl guard`")
+@fault(12, "the agent hangs", mutants=("no_watch",), mutant_runs=1, runs=1, how="SIGSTOP under `edgectl guard`")
 def agent_hangs(stage: Stage) -> Tally:
     with playing(stage, "hang", 2_400 * stage.runs) as played:
         gateway = played.site.gateway
@@ -111,7 +111,7 @@ def status_pid(folder: Path) -> int | None:
     return int(pid) if pid else None
 
 
-@fault(13, "the agent is asked to end", runs=10, how="SIGTERM in the middle of work")
+@fault(13, "the agent is asked to end", mutants=("no_end",), mutant_runs=1, runs=10, how="SIGTERM in the middle of work")
 def agent_ends(stage: Stage) -> Tally:
     with playing(stage, "term", 150 * stage.runs) as played:
         slowest = 0.0
@@ -369,7 +369,14 @@ def send(site: Site, path: str, value: int) -> str:
 # --- configuration
 
 
-@fault(59, "the configuration is cut off or garbled", runs=40, how="truncated or a byte changed, anywhere")
+@fault(
+    59,
+    "the configuration is cut off or garbled",
+    mutants=("trip_over_toml",),
+    mutant_runs=10,
+    runs=40,
+    how="truncated or a byte changed, anywhere",
+)
 def bad_configuration(stage: Stage) -> Tally:
     """A wrong file is answered with exit 3 and what is wrong; the one before is still there for who put it back; nothing is lost by it."""
     with playing(stage, "config", 60 * stage.runs + 300) as played:

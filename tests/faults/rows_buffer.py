@@ -34,7 +34,7 @@ def kill_once(folder: Path, after: int, wait_s: float, code: Path) -> Tally:
     return tally
 
 
-@fault(1, "the buffer's process killed at any moment", runs=200, few=8, mutants=("acknowledge_before_commit",), how="SIGKILL", apart=True)
+@fault(1, "the buffer's process killed at any moment", runs=200, few=8, mutants=("acknowledge_before_commit",), how="SIGKILL")
 def buffer_killed(stage: Stage) -> Tally:
     plan = [(stage.folder / str(n), stage.chance.randrange(1, 400), stage.chance.random() * 0.05, stage.code) for n in range(stage.runs)]
     with concurrent.futures.ThreadPoolExecutor(2) as two:
@@ -86,7 +86,7 @@ def power_cut_once(acknowledged: int, code: Path) -> Tally:
         return judged(promises, kept)
 
 
-@fault(2, "power cut under the buffer", runs=50, few=1, mutants=("synchronous_off",), how="ext4 shut down without its log", apart=True)
+@fault(2, "power cut under the buffer", runs=50, few=1, mutants=("synchronous_off",), how="ext4 shut down without its log")
 def power_cut(stage: Stage) -> Tally:
     return Tally.total(power_cut_once(stage.chance.choice([50, 300, 1_000, 4_000]), stage.code) for _ in range(stage.runs))
 
@@ -100,7 +100,7 @@ def written(folder: Path, acknowledged: int, code: Path = ROOT) -> tuple[Path, P
     return folder / "buffer.db", writer.promises()
 
 
-@fault(3, "torn tail of the write-ahead log", runs=40, few=4, how="truncated or a bit flipped, anywhere in the last third", apart=True)
+@fault(3, "torn tail of the write-ahead log", runs=40, few=4, how="truncated or a bit flipped, anywhere in the last third")
 def torn_tail(stage: Stage) -> Tally:
     """What the damage took is gone from the tail, and nothing before it: no holes, no changed frame, no mixed transaction."""
     path, promises = written(stage.folder / "whole", 400)
@@ -134,7 +134,6 @@ def torn_tail(stage: Stage) -> Tally:
     mutants=("believe_damaged_frames",),
     mutant_runs=20,
     how="1 to 64 bits, anywhere",
-    apart=True,
 )
 def flipped_bits(stage: Stage) -> Tally:
     """Every reading is delivered as it was, or in a gap; the file names which. Read by the build under test, in a process of its own."""
@@ -187,7 +186,7 @@ def ends_refused(writer: Writer, folder_is_usable: Callable[[], None]) -> Tally:
     return judged(promises, asyncio.run(reopen(writer.file)))
 
 
-@fault(5, "the disk is full", runs=8, few=1, mutants=("refused_is_fine",), mutant_runs=1, how="tmpfs of 4 to 7 MiB", apart=True)
+@fault(5, "the disk is full", runs=8, few=1, mutants=("refused_is_fine",), mutant_runs=1, how="tmpfs of 4 to 7 MiB")
 def disk_full(stage: Stage) -> Tally:
     total = Tally(runs=0)
     for number in range(stage.runs):
@@ -201,7 +200,7 @@ def disk_full(stage: Stage) -> Tally:
     return total
 
 
-@fault(6, "the quota is full", runs=6, few=1, mutants=("drop_without_a_gap",), mutant_runs=6, how="1 MiB under every policy", apart=True)
+@fault(6, "the quota is full", runs=6, few=1, mutants=("drop_without_a_gap",), mutant_runs=6, how="1 MiB under every policy")
 def quota(stage: Stage) -> Tally:
     total = Tally(runs=0)
     for number in range(stage.runs):
@@ -237,17 +236,17 @@ def failing(stage: Stage, what: str, probability: float) -> Tally:
     return total
 
 
-@fault(7, "EIO on write", runs=10, few=1, how="libfiu, one write in 300", apart=True)
+@fault(7, "EIO on write", runs=10, few=1, how="libfiu, one write in 300")
 def write_fails(stage: Stage) -> Tally:
     return failing(stage, "posix/io/rw/pwrite", 0.003)
 
 
-@fault(8, "EIO on fsync", runs=10, few=1, mutants=("refused_is_fine",), mutant_runs=1, how="libfiu, one fsync in 300", apart=True)
+@fault(8, "EIO on fsync", runs=10, few=1, mutants=("refused_is_fine",), mutant_runs=1, how="libfiu, one fsync in 300")
 def fsync_fails(stage: Stage) -> Tally:
     return failing(stage, "posix/io/sync/fdatasync", 0.003)
 
 
-@fault(9, "the file system becomes read-only", runs=4, few=1, how="ext4 error with errors=remount-ro", apart=True)
+@fault(9, "the file system becomes read-only", runs=4, few=1, how="ext4 error with errors=remount-ro")
 def read_only(stage: Stage) -> Tally:
     need_root()
     need("mkfs.ext4")

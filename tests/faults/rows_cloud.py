@@ -106,7 +106,15 @@ def delivered_twice(stage: Stage) -> Tally:
         return account(played, stage.runs)
 
 
-@fault(29, "posts out of order, and late", runs=300, few=60, how="times in any order over a day, shuffled")
+@fault(
+    29,
+    "posts out of order, and late",
+    mutants=("newest_is_what_came_last",),
+    mutant_runs=30,
+    runs=300,
+    few=60,
+    how="times in any order over a day, shuffled",
+)
 def out_of_order(stage: Stage) -> Tally:
     """All are stored, in order of their time; the newest value is that with the newest time, whatever came last."""
     cloud = stage.cloud()
@@ -189,6 +197,7 @@ def refused(stage: Stage, kind: str) -> Tally:
         found = cloud.api.get("/v1/quarantine", limit=1_000)["items"]
         return sum(int(entry["count"]) for entry in found if entry["product_key"] == key)
 
+    wait_until(counted, 15, "the first in the quarantine")
     wait_until(lambda: counted() >= stage.runs, 30, f"{stage.runs} in the quarantine (there are {counted()})")
     assert counted() == stage.runs
     points = [int(value) for _, value, *_ in cloud.api.points(key, "d1", "N", raw=True)]
@@ -207,7 +216,7 @@ def refused(stage: Stage, kind: str) -> Tally:
     )
 
 
-@fault(38, "JSON cut off anywhere", runs=100, few=10, how="between good posts")
+@fault(38, "JSON cut off anywhere", mutants=("refuse_in_silence",), mutant_runs=3, runs=100, few=10, how="between good posts")
 def bad_json(stage: Stage) -> Tally:
     return refused(stage, "json")
 

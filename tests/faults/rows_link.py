@@ -60,7 +60,7 @@ def silent(stage: Stage, *, up: bool) -> Tally:
         return account(played, stage.runs, f"noticed after at most {slowest:.1f} s at a keepalive of 5 s")
 
 
-@fault(18, "the network is parted", runs=2, how="nothing passes, nothing is refused")
+@fault(18, "the network is parted", mutants=("patient_link",), mutant_runs=1, runs=2, how="nothing passes, nothing is refused")
 def partition(stage: Stage) -> Tally:
     return silent(stage, up=True)
 
@@ -70,7 +70,7 @@ def half_open(stage: Stage) -> Tally:
     return silent(stage, up=False)
 
 
-@fault(20, "every connection is reset", runs=2, how="RST on each for 6 s")
+@fault(20, "every connection is reset", mutants=("no_backoff",), mutant_runs=1, runs=2, how="RST on each for 6 s")
 def reset_storm(stage: Stage) -> Tally:
     with playing(stage, "reset", 450 * stage.runs) as played:
         tries = 0
@@ -156,7 +156,14 @@ def thin_link(stage: Stage) -> Tally:
     return total
 
 
-@fault(24, "a captive portal", runs=2, how="the cloud's port answers HTTP for a while; the uplink speaks TLS")
+@fault(
+    24,
+    "a captive portal",
+    mutants=("plain_uplink",),
+    mutant_runs=1,
+    runs=2,
+    how="the cloud's port answers HTTP for a while; the uplink speaks TLS",
+)
 def captive_portal(stage: Stage) -> Tally:
     with playing(stage, "portal", 600 * stage.runs) as played, socket.create_server(("127.0.0.1", 0)) as portal:
         heard: list[bytes] = []

@@ -32,7 +32,6 @@ MEBIBYTE = 1024 * 1024
     mutants=("back_up_the_metadata_later",),
     mutant_runs=1,
     how="SIGKILL, its directory deleted, 1 to 3 s after the backup",
-    apart=True,
 )
 def restored(stage: Stage) -> Tally:
     cloud = stage.own_cloud()
@@ -57,7 +56,14 @@ def restored(stage: Stage) -> Tally:
         )
 
 
-@fault(26, "NATS killed and its data wiped", runs=2, how="its files deleted under it, then SIGKILL", apart=True)
+@fault(
+    26,
+    "NATS killed and its data wiped",
+    mutants=("no_gap_for_a_lost_stream",),
+    mutant_runs=2,
+    runs=2,
+    how="its files deleted under it, then SIGKILL",
+)
 def nats_wiped(stage: Stage) -> Tally:
     """What was on its way is sent again by gateways; of devices without a memory it lies in a named gap."""
     cloud = stage.own_cloud()
@@ -72,7 +78,7 @@ def nats_wiped(stage: Stage) -> Tally:
         return played.settle(stage.runs, agree=False, raw=False)
 
 
-@fault(43, "the disk under the cloud is full", runs=2, how="a tmpfs with everything on it, full for 6 s", apart=True)
+@fault(43, "the disk under the cloud is full", runs=2, how="a tmpfs with everything on it, full for 6 s")
 def cloud_disk_full(stage: Stage) -> Tally:
     with (
         small_disk(stage.folder / "platform", 192) as place,
@@ -102,7 +108,6 @@ AWAY_S = float(os.environ.get("HEARTHLINE_AWAY_S") or 40)
     "PostgreSQL is away",
     runs=1,
     how=f"stopped for {AWAY_S:g} s, the front door open; HEARTHLINE_AWAY_S=600 for ten",
-    apart=True,
 )
 def postgresql_away(stage: Stage) -> Tally:
     if postgresql_programs() is None:
@@ -135,7 +140,14 @@ def newest_of(cloud: Cloud, device: TestAppliance) -> int:
         return 0
 
 
-@fault(2, "power cut under the store", runs=20, how="ext4 shut down without its log while rows are put in order", apart=True)
+@fault(
+    2,
+    "power cut under the store",
+    mutants=("position_before_rows",),
+    mutant_runs=12,
+    runs=20,
+    how="ext4 shut down without its log while rows are put in order",
+)
 def power_cut_under_the_store(stage: Stage) -> Tally:
     return Tally.total(store_cut_once(stage.chance.choice([20, 60, 150, 400]), stage.code) for _ in range(stage.runs))
 
@@ -177,7 +189,6 @@ def store_cut_once(acknowledged: int, code: Path) -> Tally:
     mutants=("condemn_nobody",),
     mutant_runs=1,
     how="SIGKILL of itself at a payload, one of three that came at once",
-    apart=True,
 )
 def poison(stage: Stage) -> Tally:
     """Each is put aside after a few deaths, its neighbours and everybody else go on; an update takes them when they are replayed."""
