@@ -1,6 +1,6 @@
 """Group commit: publishes of all connections gather while the previous group is being written; PUBACKs follow the stream's answer.
 
-No timer: a group is as large as what arrived during one commit, bounded by 2,000 messages or 512 KiB. One group is in flight, so the
+No timer: a group is as large as what arrived during one commit, bounded by 2,000 messages, 40 frames or 512 KiB. One group is in flight, so the
 stream's order is the arrival order and a connection's PUBACKs leave in the order of its publishes; a refused publish keeps its place.
 """
 
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from cloud.access.model import MAX_BYTES, MAX_MESSAGES, BatchWriter, Kind, PresenceNote, RefusalNote
+from cloud.access.model import MAX_BYTES, MAX_MESSAGES, BatchWriter, Kind, PresenceNote, RefusalNote, weight_of
 from cloud.access.ports import AnotherWriter, OutcomeUnknown, Stream, StreamAway, StreamFull, WrongSequence
 from cloud.foundation.crashpoint import crash_point
 from cloud.foundation.logs import get_logger
@@ -85,7 +85,7 @@ class GroupCommit:
     def gather(self, owner: Owner, session: bytes, run: PublishRun, acks: bytes, received_ms: int) -> None:
         """Put a run in line; `acks` are its PUBACKs back to back (empty for QoS 0)."""
         writer = self._groups[-1].writer
-        if writer.messages + run.count > MAX_MESSAGES or writer.size + len(run.data) > MAX_BYTES:
+        if writer.weight + run.count * weight_of(run.topic) > MAX_MESSAGES or writer.size + len(run.data) > MAX_BYTES:
             self._gather_in_parts(owner, session, run, acks, received_ms)
         else:
             self._add(owner, session, run, acks, received_ms)
@@ -94,10 +94,10 @@ class GroupCommit:
             self._gathered.set()
 
     def _gather_in_parts(self, owner: Owner, session: bytes, run: PublishRun, acks: bytes, received_ms: int) -> None:
-        ack_size, done = len(acks) // run.count, 0
+        ack_size, done, weight = len(acks) // run.count, 0, weight_of(run.topic)
         while done < run.count:
             writer = self._groups[-1].writer
-            room = min(MAX_MESSAGES - writer.messages, (MAX_BYTES - writer.size) // run.stride)
+            room = min((MAX_MESSAGES - writer.weight) // weight, (MAX_BYTES - writer.size) // run.stride)
             if room <= 0 and len(writer):
                 self._groups.append(Group())
                 continue
@@ -119,7 +119,7 @@ class GroupCommit:
     def note(self, kind: Kind, session: bytes, received_ms: int, note: PresenceNote | RefusalNote) -> None:
         """Put the begin or end of a session, or a refusal, in the same line as the publishes."""
         writer = self._groups[-1].writer
-        if writer.messages >= MAX_MESSAGES or writer.size >= MAX_BYTES:
+        if writer.weight >= MAX_MESSAGES or writer.size >= MAX_BYTES:
             self._groups.append(Group())
         self._groups[-1].writer.add_note(kind, session, received_ms, note)
         self._gathered.set()
@@ -127,7 +127,7 @@ class GroupCommit:
     def replay(self, session: bytes, topic: str, received_ms: int, payload: bytes, entry: int) -> None:
         """Put a message out of the quarantine in the same line; `settled` says when it is on disk."""
         writer = self._groups[-1].writer
-        if writer.messages >= MAX_MESSAGES or writer.size + len(payload) > MAX_BYTES:
+        if writer.weight + weight_of(topic) > MAX_MESSAGES or writer.size + len(payload) > MAX_BYTES:
             self._groups.append(Group())
         self._groups[-1].writer.add_replay(session, topic, received_ms, payload, entry)
         self._gathered.set()

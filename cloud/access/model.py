@@ -25,6 +25,7 @@ DELIVER_SUBJECT = "access.deliver"
 DOWN_SUBJECT = "access.down"
 REPLAY_SUBJECT = "access.replay"
 MAX_MESSAGES = 2_000
+FRAME_WEIGHT = 50  # messages: a frame of a gateway may hold 100,000 readings, and whoever evaluates takes a whole message at once
 MAX_BYTES = 512 * 1024
 
 _HEAD = struct.Struct("<4sII")
@@ -213,17 +214,22 @@ class UplinkBatch(msgspec.Struct, frozen=True):
         return sum(row[6] for row in self.rows if row[0] == Kind.PUBLISH)
 
 
+def weight_of(topic: str) -> int:
+    """What a message on this topic counts for in the bound `MAX_MESSAGES`."""
+    return FRAME_WEIGHT if topic.startswith("/edge/") else 1
+
+
 class BatchWriter:
     """Gathers rows of one uplink batch. `session` is an encoded `SessionRow`, made once per session by `session_key`."""
 
-    __slots__ = ("_parts", "_rows", "_sessions", "_topics", "messages", "size")
+    __slots__ = ("_parts", "_rows", "_sessions", "_topics", "messages", "size", "weight")
 
     def __init__(self) -> None:
         self._sessions: dict[bytes, int] = {}
         self._topics: dict[str, int] = {}
         self._rows: list[bytes] = []
         self._parts: list[bytes] = []
-        self.messages = 0
+        self.messages = self.weight = 0
         self.size = 0
 
     def __len__(self) -> int:
@@ -237,6 +243,7 @@ class BatchWriter:
         self._rows.append(_ROW.pack(Kind.PUBLISH, session_index, topic_index, self.size + first, stride, size, count, 0, received_ms))
         self._parts.append(data)
         self.messages += count
+        self.weight += count * weight_of(topic)
         self.size += len(data)
 
     def add_replay(self, session: bytes, topic: str, received_ms: int, payload: bytes, entry: int) -> None:
@@ -247,6 +254,7 @@ class BatchWriter:
         self._rows.append(_ROW.pack(Kind.REPLAYED, session_index, topic_index, self.size, size, size, 1, entry, received_ms))
         self._parts.append(payload)
         self.messages += 1
+        self.weight += weight_of(topic)
         self.size += size
 
     def add_note(self, kind: Kind, session: bytes, received_ms: int, note: PresenceNote | RefusalNote) -> None:
@@ -257,6 +265,7 @@ class BatchWriter:
         self._rows.append(_ROW.pack(kind, session_index, topic_index, self.size, len(data), len(data), 1, 0, received_ms))
         self._parts.append(data)
         self.messages += 1
+        self.weight += 1
         self.size += len(data)
 
     def to_bytes(self) -> bytes:

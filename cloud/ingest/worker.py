@@ -36,6 +36,7 @@ BATCH_S: Final = 0.010  # a batch begins at most this often
 # A batch that weighs this much waits for the one before it. (From 122,880 rows on DuckDB writes a row group straight into its file,
 # compressed, instead of all of it into the log first: half the CPU, a quarter of the bytes.)
 MOST_ROWS: Final = 400_000
+PARTS_AHEAD: Final = 16  # of an append, of half a megabyte each: the bus holds no more of a reader that is slow, and cuts it off at 64 MB
 APPEND_S: Final = 1.0  # an append takes milliseconds; longer when the store is just compacting its log
 MOST_APPEND_S: Final = 32.0
 PURGE_S: Final = 1.0
@@ -202,9 +203,12 @@ class Ingest:
         *parts, last = encode_append(effects.append)
         wait_s = APPEND_S
         while True:
-            for part in parts:  # they arrive in order or the last one is refused
-                await self._bus.publish(APPEND_SUBJECT, part)
             try:
+                for number, part in enumerate(parts, 1):  # they arrive in order or the last one is refused
+                    if number % PARTS_AHEAD:
+                        await self._bus.publish(APPEND_SUBJECT, part)
+                    else:
+                        await self._bus.request(APPEND_SUBJECT, part, timeout_s=wait_s)
                 return _decode_append(await self._bus.request(APPEND_SUBJECT, last, timeout_s=wait_s))
             except NoAnswer:
                 if wait_s >= MOST_APPEND_S:

@@ -36,7 +36,7 @@ from cloud.telemetry.model import (
     numbers_to_arrow,
 )
 from cloud.telemetry.ordering import COLUMNS, Ordering
-from cloud.telemetry.ports import QueryTooSlow
+from cloud.telemetry.ports import NoMemoryLeft, QueryTooSlow
 from cloud.telemetry.segments import Segment, Segments
 from cloud.telemetry.tail import SEGMENTS, Tail
 
@@ -335,13 +335,15 @@ class DuckDbStore:
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
-        """A cursor of this query's own, interrupted by the watchdog after its time. Raises QueryTooSlow."""
+        """A cursor of this query's own, interrupted by the watchdog after its time. Raises QueryTooSlow, NoMemoryLeft."""
         cursor = self._connection.cursor()
         self._running[id(cursor)] = (time.monotonic() + self._query_s, cursor)
         try:
             yield cursor
         except duckdb.InterruptException as error:
             raise QueryTooSlow(f"the query took longer than {self._query_s:g} s; ask for a shorter range or fewer buckets") from error
+        except duckdb.OutOfMemoryException as error:
+            raise NoMemoryLeft(f"the store's memory is taken just now: {error}") from error
         finally:
             del self._running[id(cursor)]
             cursor.close()

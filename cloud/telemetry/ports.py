@@ -11,6 +11,10 @@ class QueryTooSlow(TryAgain):
     """A query ran into its time limit and was interrupted."""
 
 
+class NoMemoryLeft(TryAgain):
+    """A query found the store's memory taken by what goes on beside it."""
+
+
 class TelemetryStore(Protocol):
     """Columns with a position. Calls block: `append` is for one thread, the others for any. Ranges are [start, end) in ms."""
 

@@ -38,11 +38,12 @@ RECONNECT_S = 2.0
 SATURATED = 0.95
 
 
-def registry(data: Path, count: int) -> list[list[str]]:
-    """Make a data directory with so many devices in it; rows for the fleet: client id, topic, user name, password."""
+def registry(data: Path, count: int) -> tuple[str, list[list[str]]]:
+    """Make a data directory with so many devices in it: its key, and rows for the fleet (client id, topic, user name, password)."""
     settings = Settings().for_directory(data)
     settings.run_dir.mkdir(parents=True)
-    prepare_directory(settings)
+    admin_key = prepare_directory(settings)
+    assert admin_key is not None
     database, vault = Database(settings.database), Vault.from_file(settings.secret_key_file)
     try:
         with database.system_reading() as work:
@@ -57,7 +58,7 @@ def registry(data: Path, count: int) -> list[list[str]]:
             work.commit()
     finally:
         database.close()
-    return clients
+    return admin_key, clients
 
 
 class Fleet:
@@ -121,7 +122,7 @@ def measure(count: int, repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         clients = Path(folder) / "clients.json"
         cloud = Cloud(Path(folder), crash_points=False)
-        clients.write_text(json.dumps(registry(cloud.data, count)))
+        clients.write_text(json.dumps(registry(cloud.data, count)[1]))
         with cloud, _fleet(cloud.mqtt_port, clients) as fleet:
             fleet.order(f"connect {WARM}")
             fleet.order("drop")
