@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from cloud.access.admission import Denied, Verdict
+from cloud.access.gate import FrameGate
 from cloud.access.group import GroupCommit, Owner
 from cloud.access.model import Downlink
 from cloud.access.refusals import Client, RefusalLedger, claimed
@@ -46,7 +47,7 @@ class FrontDoor:
     """All connections. `epoch` grows with every session, over restarts too: microseconds of the clock, or one more than the last."""
 
     def __init__(self, commit: GroupCommit, bounds: Bounds | None = None) -> None:
-        self.commit = commit
+        self.commit, self.gate = commit, FrameGate(commit)
         bounds = bounds or Bounds()
         self.limits = bounds.limits()
         self.ask: Callable[[Attendee, Connect, bool], None]  # the last: it comes from where much has failed

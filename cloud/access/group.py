@@ -1,7 +1,7 @@
 """Group commit: publishes of all connections gather while the previous group is being written; PUBACKs follow the stream's answer.
 
-No timer: a group is as large as what arrived during one commit, bounded by 2,000 messages, 40 frames or 512 KiB. One group is in flight, so the
-stream's order is the arrival order and a connection's PUBACKs leave in the order of its publishes; a refused publish keeps its place.
+No timer: a group is as large as what arrived during one commit, bounded by 2,000 messages, 40 frames or 512 KiB. One group is in flight,
+so the stream's order is the arrival order and a connection's PUBACKs leave in the order of its publishes, a refused one in its place.
 """
 
 import asyncio
@@ -72,6 +72,8 @@ class GroupCommit:
         """`stuck` is called after `STUCK_AFTER` tries that nobody answered, and again as long as it is so."""
         self._stream = stream
         self._stuck = stuck
+        self.stored: Callable[[int, int, float], None] = lambda sequence, frames, now: None
+        """Told of each message that is on the stream's disk: its sequence, how many frames are in it, monotonic seconds."""
         self._expected = last_sequence
         self._instance = instance
         self._groups: deque[Group] = deque((Group(),))
@@ -159,6 +161,7 @@ class GroupCommit:
                 crash_point("access.before_commit")
                 await self._commit(group.writer.to_bytes())
                 crash_point("access.after_commit")
+                self.stored(self._expected, group.writer.frames, loop.time())
             self.messages += group.writer.messages
             self.waiting_bytes -= sum(share.size for share in group.shares.values())
             # Two rounds of the loop later: NATS gets the next group first, and works on it while we write the PUBACKs of this one.

@@ -23,6 +23,7 @@ UPLINK_STREAM = "UPLINK-0"
 UPLINK_SUBJECT = "uplink.0"
 DELIVER_SUBJECT = "access.deliver"
 DOWN_SUBJECT = "access.down"
+INGESTED_SUBJECT = "ingest.committed"  # the stream's sequence up to which everything is committed, in decimal digits
 REPLAY_SUBJECT = "access.replay"
 MAX_MESSAGES = 2_000
 FRAME_WEIGHT = 50  # messages: a frame of a gateway may hold 100,000 readings, and whoever evaluates takes a whole message at once
@@ -214,26 +215,36 @@ class UplinkBatch(msgspec.Struct, frozen=True):
         return sum(row[6] for row in self.rows if row[0] == Kind.PUBLISH)
 
 
+def is_of_gateway(topic: str) -> bool:
+    """Whether messages on this topic are frames (or a gateway's other messages, which are few)."""
+    return topic.startswith("/edge/")
+
+
 def weight_of(topic: str) -> int:
     """What a message on this topic counts for in the bound `MAX_MESSAGES`."""
-    return FRAME_WEIGHT if topic.startswith("/edge/") else 1
+    return FRAME_WEIGHT if is_of_gateway(topic) else 1
 
 
 class BatchWriter:
     """Gathers rows of one uplink batch. `session` is an encoded `SessionRow`, made once per session by `session_key`."""
 
-    __slots__ = ("_parts", "_rows", "_sessions", "_topics", "messages", "size", "weight")
+    __slots__ = ("_parts", "_rows", "_sessions", "_topics", "frames", "messages", "size")
 
     def __init__(self) -> None:
         self._sessions: dict[bytes, int] = {}
         self._topics: dict[str, int] = {}
         self._rows: list[bytes] = []
         self._parts: list[bytes] = []
-        self.messages = self.weight = 0
+        self.messages = self.frames = 0
         self.size = 0
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def weight(self) -> int:
+        """See `weight_of`."""
+        return self.messages + (FRAME_WEIGHT - 1) * self.frames
 
     def add_run(self, session: bytes, topic: str, received_ms: int, data: bytes, first: int, stride: int, size: int, count: int) -> None:
         """Add `count` packets of `stride` bytes that fill `data`; a payload of `size` bytes starts at `first` in each."""
@@ -243,7 +254,7 @@ class BatchWriter:
         self._rows.append(_ROW.pack(Kind.PUBLISH, session_index, topic_index, self.size + first, stride, size, count, 0, received_ms))
         self._parts.append(data)
         self.messages += count
-        self.weight += count * weight_of(topic)
+        self.frames += count if is_of_gateway(topic) else 0
         self.size += len(data)
 
     def add_replay(self, session: bytes, topic: str, received_ms: int, payload: bytes, entry: int) -> None:
@@ -254,7 +265,7 @@ class BatchWriter:
         self._rows.append(_ROW.pack(Kind.REPLAYED, session_index, topic_index, self.size, size, size, 1, entry, received_ms))
         self._parts.append(payload)
         self.messages += 1
-        self.weight += weight_of(topic)
+        self.frames += is_of_gateway(topic)
         self.size += size
 
     def add_note(self, kind: Kind, session: bytes, received_ms: int, note: PresenceNote | RefusalNote) -> None:
@@ -265,7 +276,6 @@ class BatchWriter:
         self._rows.append(_ROW.pack(kind, session_index, topic_index, self.size, len(data), len(data), 1, 0, received_ms))
         self._parts.append(data)
         self.messages += 1
-        self.weight += 1
         self.size += len(data)
 
     def to_bytes(self) -> bytes:

@@ -101,9 +101,9 @@ class Connection(asyncio.Protocol):
         if self.writing and (output := session.take_output()):
             self.transport.write(output)
         waiting = self.messages
-        full = (
-            waiting >= IN_FLIGHT_MESSAGES or self.bytes >= IN_FLIGHT_BYTES or (waiting and self.door.commit.waiting_bytes >= WAITING_BYTES)
-        )
+        door = self.door
+        crowded = waiting and (door.commit.waiting_bytes >= WAITING_BYTES or door.gate.holds_too_much(self))
+        full = waiting >= IN_FLIGHT_MESSAGES or self.bytes >= IN_FLIGHT_BYTES or crowded
         if (pause := bool(full) or session.holding) is not self.paused and not self.transport.is_closing():
             self.paused = pause
             self.transport.pause_reading() if pause else self.transport.resume_reading()
@@ -161,7 +161,7 @@ class Connection(asyncio.Protocol):
                 check_frames(run, lane)
             except Refused as refused:
                 return self._refuse(run, refused)
-        self.door.commit.gather(self, self.row, run, run.acks(), now_ms())
+        self.door.gate.gather(self, self.row, run, run.acks(), now_ms(), lane)
         self.messages += run.count
         self.bytes += len(run.data)
         return None
@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
             self.broken = self.noted = True
             self.handle(self.session.fail(refused))
         else:
-            self.door.commit.acknowledge_in_turn(self, self.session.refusing(run, refused))
+            self.door.gate.acknowledge_in_turn(self, self.session.refusing(run, refused))
 
     def _ended(self, event: Disconnected) -> None:
         assert self.credentials is not None

@@ -24,6 +24,7 @@ from cloud.access.model import (
     ACCESS_ITSELF,
     DELIVER_SUBJECT,
     DOWN_SUBJECT,
+    INGESTED_SUBJECT,
     REPLAY_SUBJECT,
     UPLINK_STREAM,
     UPLINK_SUBJECT,
@@ -265,6 +266,7 @@ class _BusSide:
         await self._bus.serve(DELIVER_SUBJECT, self._deliver)
         await self._bus.serve(REPLAY_SUBJECT, self._replay)
         await self._bus.subscribe(DOWN_SUBJECT, self._down)
+        await self._bus.subscribe(INGESTED_SUBJECT, self._ingested)
         await self._bus.subscribe(REGISTRY_CHANGED, self._changed)
         self._bus.on_reconnect(self._reconnected)
 
@@ -280,7 +282,7 @@ class _BusSide:
         request, commit = _decode_replay(data), self._door.commit
         if commit.stalled:  # or it would lie in line for ever, and the operator ask again
             return msgspec.msgpack.encode(ReplayAnswer(False))
-        commit.replay(session_key(request.session), request.topic, request.received_ms, request.payload, request.entry)
+        self._door.gate.replay(session_key(request.session), request.topic, request.received_ms, request.payload, request.entry)
         try:
             async with asyncio.timeout(REPLAY_S):
                 await commit.settled()
@@ -290,6 +292,9 @@ class _BusSide:
 
     async def _down(self, data: bytes) -> None:
         self._door.deliver(decode_downlinks(data))
+
+    async def _ingested(self, data: bytes) -> None:
+        self._door.gate.committed(int(data), asyncio.get_running_loop().time())
 
     async def _changed(self, data: bytes) -> None:
         change = _decode_change(data)
@@ -328,6 +333,7 @@ class DoorMetrics(Collector):
         yield GaugeMetricFamily("hearthline_access_strangers", "Open sockets that no device was let in on.", door.lobby.strangers)
         yield GaugeMetricFamily("hearthline_access_sessions", "Devices online.", len(door.sessions))
         yield GaugeMetricFamily("hearthline_access_waiting_bytes", "Read and not yet on disk.", commit.waiting_bytes)
+        yield GaugeMetricFamily("hearthline_access_held_frames", "Frames of gateways that wait until ingest has caught up.", door.gate.held)
         yield GaugeMetricFamily("hearthline_access_stalled", "1 while the stream does not take messages.", float(commit.stalled))
         yield CounterMetricFamily("hearthline_access_accepted", "CONNECTs that were let in.", door.accepted)
         yield CounterMetricFamily("hearthline_access_messages", "Messages committed to the stream.", commit.messages)

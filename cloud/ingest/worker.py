@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import msgspec
 from prometheus_client import Counter
 
-from cloud.access.model import DOWN_SUBJECT, UPLINK_STREAM, UPLINK_SUBJECT, Downlink, encode_downlinks
+from cloud.access.model import DOWN_SUBJECT, INGESTED_SUBJECT, UPLINK_STREAM, UPLINK_SUBJECT, Downlink, encode_downlinks
 from cloud.devices.model import REGISTRY_CHANGED, RegistryChange
 from cloud.foundation.bus import Bus, BusAway, NoAnswer
 from cloud.foundation.clock import now_ms
@@ -162,6 +162,7 @@ class Ingest:
         purged = Position()
         while True:
             await asyncio.sleep(PURGE_S)
+            await self._tell()  # again: the first time may have been lost with a connection
             if self._committed != purged and self._committed.sequence > 0:
                 with contextlib.suppress(TryAgain):
                     position = self._committed
@@ -221,6 +222,7 @@ class Ingest:
             await self.in_thread(commit, self._database, self._partition, effects)
         crash_point("ingest.after_commit")
         self._committed = effects.append.end
+        await self._tell()
         await self._send(effects)
         self._batches.inc()
         self._messages.inc(effects.messages)
@@ -229,6 +231,11 @@ class Ingest:
         self._lag.set(max(0, now_ms() - effects.received_ms) / 1000)
         for entry in effects.quarantined:
             self._refused.labels(entry.reason).inc()
+
+    async def _tell(self) -> None:
+        """The front door: how far we are."""
+        with contextlib.suppress(BusAway):
+            await self._bus.publish(INGESTED_SUBJECT, b"%d" % self._committed.sequence)
 
     async def _send(self, effects: Effects) -> None:
         """Replies may be lost, the device posts again; they must not hold the cycle up."""

@@ -179,7 +179,7 @@ def surge(stage: Stage) -> Tally:
     live.close()
     p99 = percentile(during, 0.99)
     assert len(during) >= 50, f"the surge was over before it could be felt: {[round(ms) for ms in during]}"
-    assert p99 <= LIVE_MS, f"p99 {p99:.0f} ms"
+    assert p99 <= LIVE_MS, f"p99 {p99:.0f} ms of {[round(ms) for ms in during]}"
     outcome = f"posts answered p99 {p99:.0f} ms ({len(during)} of them; quiet: {percentile(quiet, 0.99):.0f} ms)"
     produced = GATEWAYS * FRAMES * READINGS
     return Tally(produced, produced, lost, extra, lost) + Tally.of_accounts({"live": account}, runs=0, outcome=outcome)
