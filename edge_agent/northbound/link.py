@@ -13,6 +13,7 @@ from typing import Any
 
 import aiomqtt
 from paho.mqtt.client import Client as PahoClient
+from paho.mqtt.client import DisconnectFlags
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -58,7 +59,10 @@ def _code(code: object) -> int | None:
 
 
 class _Client(aiomqtt.Client):
-    """aiomqtt's `publish` forgets the PUBACK's reason code, and the forwarder has to know it."""
+    """aiomqtt's `publish` forgets the PUBACK's reason code, and the forwarder has to know it.
+
+    And a connection that ends before its CONNACK is waited for until `timeout`: here it has failed.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -69,6 +73,19 @@ class _Client(aiomqtt.Client):
         if outcome is not None and not outcome.done():
             outcome.set_result(int(reason_code.value))
         super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_disconnect(
+        self,
+        client: PahoClient,
+        userdata: Any,
+        flags: DisconnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        if not self._connected.done():
+            self._connected.set_exception(aiomqtt.MqttError("the connection ended before it was accepted"))
+            return
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def send(self, topic: str, payload: bytes) -> "asyncio.Future[int]":
         """Hand a QoS 1 message to paho; the future brings its PUBACK's reason code. Raises LinkDown."""

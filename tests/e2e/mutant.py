@@ -117,7 +117,9 @@ MUTANTS = {
         "evaluator.move(end, stream_lost(memory.received_ms, now_ms()) if lost else None)",
         "evaluator.move(end, None)",
     ),
-    "newest_is_what_came_last": Mutant("cloud/devices/service.py", "newer_if=_not_older", "newer_if=None"),
+    "newest_is_what_came_last": Mutant(
+        "cloud/ingest/model.py", "        if (numbers.ts > numbers.ts[last[numbers.series]]).any():", "        if False:"
+    ),
     "refuse_in_silence": Mutant(
         "cloud/ingest/evaluation.py",
         "reason: str, detail: str) -> None:\n        self._quarantined.append(",

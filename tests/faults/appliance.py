@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -92,11 +92,11 @@ class TestAppliance:
             self.acknowledged.add(n)
         return n
 
-    def burst(self, numbers: Mapping[str, int], time_ms: int) -> int:
-        """Posts that leave at once, the id of each and its number, each a ms later; how many were acknowledged."""
+    def burst(self, numbers: Mapping[str, int], times: Sequence[int]) -> int:
+        """Posts that leave at once, the id of each and its number, and their times; how many were acknowledged."""
         infos = []
-        for place, (post_id, n) in enumerate(numbers.items()):
-            self.sent[n] = time_ms + place
+        for (post_id, n), time_ms in zip(numbers.items(), times, strict=True):
+            self.sent[n] = time_ms
             post = {"id": post_id, "version": "1.0", "params": {"N": {"value": n, "time": self.sent[n]}}}
             infos.append((n, self._client.publish(self._topic("thing/event/property/post"), json.dumps(post).encode(), qos=1)))
         for n, info in infos:

@@ -116,26 +116,31 @@ def delivered_twice(stage: Stage) -> Tally:
     how="times in any order over a day, shuffled",
 )
 def out_of_order(stage: Stage) -> Tally:
-    """All are stored, in order of their time; the newest value is that with the newest time, whatever came last."""
+    """All are stored, in order of their time; the newest value is that with the newest time, whatever came last. Three devices."""
     cloud = stage.cloud()
     key = cloud.product(called(stage, "late"), TSL)
-    device = TestAppliance(cloud.mqtt_port, key, "late", cloud.device(key, "late"))
-    begin = int(time.time() * 1000) - 86_400_000
-    times = [begin + 60_000 * n for n in range(stage.runs)]
-    stage.chance.shuffle(times)
-    for at in times:
-        device.number(at)
-    wait_until(lambda: len(list(cloud.api.points(key, "late", "N", raw=True))) >= len(times), 30, "every post in the store")
-    points = [(ts, int(value)) for ts, value, *_ in cloud.api.points(key, "late", "N", raw=True)]
-    assert [ts for ts, _ in points] == sorted(times)
-    newest = max(device.sent, key=lambda n: device.sent[n])
-    assert cloud.api.get(f"/v1/telemetry/{key}/late")["N"]["value"] == newest
-    device.close()
-    wrong = sum(device.sent.get(n) != ts for ts, n in points)
-    gone = device.acknowledged - {n for _, n in points}
-    return Tally(
-        len(times), len(device.acknowledged), len(times) - len(points) + wrong, len(points) - len(set(points)), len(gone), stage.runs
-    )
+    devices = [TestAppliance(cloud.mqtt_port, key, name, cloud.device(key, name)) for name in ("late1", "late2", "late3")]
+    total = Tally(runs=0)
+    for device in devices:
+        begin = int(time.time() * 1000) - 86_400_000
+        times = [begin + 60_000 * n for n in range(stage.runs)]
+        stage.chance.shuffle(times)
+        device.burst({str(n): n for n in range(1, stage.runs + 1)}, times)
+
+        def points(name: str = device.name) -> list[tuple[int, int]]:
+            return [(ts, int(value)) for ts, value, *_ in cloud.api.points(key, name, "N", raw=True)]
+
+        wait_until(lambda found=points: len(found()) >= stage.runs, 30, "every post in the store")  # type: ignore[misc]
+        stored = points()
+        assert [ts for ts, _ in stored] == sorted(times)
+        newest = max(device.sent, key=lambda n, sent=device.sent: sent[n])  # type: ignore[misc]
+        assert cloud.api.get(f"/v1/telemetry/{key}/{device.name}")["N"]["value"] == newest
+        device.close()
+        wrong = sum(device.sent.get(n) != ts for ts, n in stored)
+        gone = device.acknowledged - {n for _, n in stored}
+        extra = len(stored) - len(set(stored))
+        total += Tally(len(times), len(device.acknowledged), len(times) - len(stored) + wrong, extra, len(gone), stage.runs)
+    return total
 
 
 @fault(32, "the metadata database is locked", runs=3, how="BEGIN EXCLUSIVE for 4 s")

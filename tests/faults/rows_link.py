@@ -81,7 +81,7 @@ def reset_storm(stage: Stage) -> Tally:
             tries = max(tries, played.site.uplink.accepted - before)
             played.site.uplink.restore()
             time.sleep(1 + stage.chance.random())
-        assert 1 <= tries <= 40, f"{tries} tries in six seconds"
+        assert 1 <= tries <= 15, f"{tries} tries in six seconds"
         return account(played, stage.runs, f"at most {tries} tries in 6 s")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -70,8 +71,13 @@ def nats_wiped(stage: Stage) -> Tally:
     with home(stage, cloud, "wiped") as played:
         for _ in range(stage.runs):
             time.sleep(1.5 + stage.chance.random())
+            reader = cloud.role_pid("ingest")
+            assert reader is not None
+            os.kill(reader, signal.SIGSTOP)  # so that something is lost: what came in this second is in the stream alone
+            time.sleep(1)
             shutil.rmtree(cloud.data / "nats", ignore_errors=True)
             cloud.kill_role("nats")
+            os.kill(reader, signal.SIGCONT)
             before = len(played.direct.acknowledged)
             wait_until(lambda count=before: len(played.direct.acknowledged) > count + 20, 40, "the appliance is back")  # type: ignore[misc]
         # What the store had and the metadata had not when the stream was lost comes again: twice in the store, once to whoever asks.
@@ -200,7 +206,9 @@ def poison(stage: Stage) -> Tally:
         try:
             for number in range(1, stage.runs + 1):
                 begun = int(time.time() * 1000)
-                acknowledged += sick.burst({"before": 10 * number, "poison": 10 * number + 1, "behind": 10 * number + 2}, begun)
+                acknowledged += sick.burst(
+                    {"before": 10 * number, "poison": 10 * number + 1, "behind": 10 * number + 2}, range(begun, begun + 3)
+                )
                 wait_until(lambda some=number: len(held(cloud, key)) >= some, 45, "it is in the quarantine", every_s=0.2)  # type: ignore[misc]
             entries = held(cloud, key)
             deaths = sum('"role.died"' in line and '"ingest"' in line for line in cloud.log.read_text().splitlines())

@@ -129,6 +129,20 @@ async def listen(up: MqttUplink, connected: asyncio.Event) -> None:
             pass
 
 
+async def test_a_connection_that_ends_before_it_is_accepted_is_given_up_at_once() -> None:
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        link = MqttUplink("127.0.0.1", port, "gateway", "gw1", "secret", keepalive_s=30, window=4)
+        async with asyncio.timeout(5):
+            with pytest.raises(LinkDown, match="before it was accepted"):
+                async with link.connect():
+                    raise AssertionError("never")
+
+
 async def test_a_broken_connection_ends_the_listening() -> None:
     async with cloud() as (port, current):
         connected = asyncio.Event()
