@@ -53,7 +53,7 @@ faults: setup                  ## every fault of the matrix and its mutants, hal
 
 ci-deps: setup                 ## Debian packages for the suites that need them (root)
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium e2fsprogs faketime fiu-utils fonts-noto-cjk mosquitto postgresql
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium e2fsprogs faketime fiu-utils fonts-noto-cjk mosquitto postgresql victoria-metrics
 
 lock:                          ## resolve again; needs `uv` on PATH
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header -p 3.11 -q --upgrade \
@@ -61,7 +61,7 @@ lock:                          ## resolve again; needs `uv` on PATH
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header -p 3.11 -q \
 	  --extra edge --extra inference --extra serial --group build -c requirements.lock -o docker/edge.lock pyproject.toml
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header -p 3.11 -q --upgrade \
-	  --extra edge --extra inference --extra serial --extra cloud --extra sim --extra train --extra postgresql --extra dev --group build -o requirements-dev.lock pyproject.toml
+	  --extra edge --extra inference --extra serial --extra cloud --extra sim --extra train --extra influxdb --extra postgresql --extra dev --group build -o requirements-dev.lock pyproject.toml
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

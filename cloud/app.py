@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from cloud.backup.model import Manifest
+    from cloud.telemetry.duckdb_store import DuckDbStore
+    from cloud.telemetry.ports import TelemetryStore
 
 READY_S = 60.0
 ROOM_BYTES = 64 * 1024 * 1024  # below, NATS is left as it is: it would find no room either
@@ -72,7 +74,8 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
         database = Database(settings.database, pool_size=10, pool_timeout_s=0.5)  # a caller hears 503 within a second
         stack.callback(database.close)
         limits = Limits(memory=f"{settings.store_memory_mib}MiB", threads=settings.store_threads, query_s=settings.query_timeout_s)
-        store = DuckDbStore(settings.dir / "telemetry.duckdb", limits)
+        embedded = DuckDbStore(settings.dir / "telemetry.duckdb", limits)
+        store = embedded if settings.influx_url is None else _influx(settings, embedded)
         stack.callback(store.close)
         bus = await _connect(settings, "core")
         worker = StoreWorker(store, bus)
@@ -81,11 +84,11 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
         lease = AccessLease()
         await lease.follow(bus)
         await worker.start()
-        await serve_backups(bus, Backup(store, database, settings.dir, worker.between_appends))
+        await serve_backups(bus, Backup(embedded, database, settings.dir, worker.between_appends))
         metrics = Metrics()
         if settings.keep_days is not None:
             keep_ms = round(settings.keep_days * DAY_MS)
-            retention = Retention(partial(worker.between_appends, store.expire), store.newest_received_ms, keep_ms, metrics)
+            retention = Retention(partial(worker.between_appends, store.expire), embedded.newest_received_ms, keep_ms, metrics)
             expiring = asyncio.create_task(retention.run(), name="retention")
             stack.callback(expiring.cancel)
 
@@ -116,6 +119,17 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
         server = _api_server(app)
         serving = asyncio.create_task(server.serve([*listeners] or [listen(settings.host, settings.api_port)]), name="api")
         await _until_stopped(serving, stop, end=partial(setattr, server, "should_exit", True))
+
+
+def _influx(settings: Settings, ledger: "DuckDbStore") -> "TelemetryStore":
+    try:
+        from cloud.telemetry.influx_store import InfluxStore
+    except ImportError as error:
+        message = "HEARTHLINE_INFLUX_URL needs influxdb-client: pip install 'hearthline[cloud,influxdb]'"
+        raise Refused(Reason.BAD_CONFIGURATION, message) from error
+    assert settings.influx_url is not None
+    place = (settings.influx_url, settings.influx_token, settings.influx_org, settings.influx_bucket)
+    return InfluxStore(ledger, *place, query_s=settings.query_timeout_s)
 
 
 async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> None:

@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     store_threads: Annotated[int, Field(ge=1, le=64, description="DuckDB's threads.")] = 1
     query_timeout_s: Annotated[float, Field(gt=0, description="A telemetry query ends after this.")] = 30.0
     keep_days: Annotated[float | None, Field(gt=0, description="Telemetry is deleted so many days after it came; never when unset.")] = None
+    influx_url: Annotated[str | None, Field(description="Rows go to this InfluxDB 2; into the embedded store when unset.")] = None
+    influx_token: Annotated[str, Field(repr=False, description="A token that may read and write the bucket.")] = ""
+    influx_org: Annotated[str, Field(description="The organisation the bucket belongs to.")] = "hearthline"
+    influx_bucket: Annotated[str, Field(description="The bucket, with the retention that rows are to have.")] = "telemetry"
     crash_dir: Annotated[Path | None, Field(description="Tests only: crash points are armed by files in here.")] = None
 
     @classmethod

@@ -134,13 +134,17 @@ class DuckDbStore:
     def find(self, key: SeriesKey) -> int | None:
         return self._series.get(key)
 
+    def base_of(self, append: Append) -> int:
+        """What is added to the positions of this append's rows: they count on when a stream is lost and its successor begins at 1."""
+        return self._base + (append.start.sequence if append.start.stream_id != append.end.stream_id else 0)
+
     # --- append ------------------------------------------------------------------------------------------------------------
 
     def append(self, append: Append) -> Verdict:
         verdict = judge(self._position, append)
         if verdict is not Verdict.APPLIED:
             return verdict
-        base = self._base + (append.start.sequence if append.start.stream_id != append.end.stream_id else 0)
+        base = self.base_of(append)
         self._connection.begin()
         try:
             grown = self._write(append, base)

@@ -61,13 +61,15 @@ def agent_killed(stage: Stage) -> Tally:
 )
 def lone_module_killed(stage: Stage) -> Tally:
     name = called(stage, "lone")
-    with lone_module(stage.cloud(), stage.folder, name, rows=100 * stage.runs, rate=60, noise=0.002, code=stage.code) as (
+    with lone_module(stage.cloud(), stage.folder, name, rows=120 * stage.runs, rate=60, noise=0.002, code=stage.code) as (
         site,
         controller,
         cable,
     ):
+        folder = site.gateway.configuration.parent
         for _ in range(stage.runs):
-            time.sleep(0.3 + stage.chance.random() * 1.2)
+            wait_until(lambda: status_pid(folder) == site.gateway.pid, 20, "the agent is at work")
+            time.sleep(0.5 + stage.chance.random())
             site.gateway.kill()
             time.sleep(stage.chance.random())
             site.gateway.start()
