@@ -130,6 +130,8 @@ def _copy(old: apsw.Connection, new: apsw.Connection, gateway: tuple[str, str]) 
         lane = LANES[code]
         held = _copy_frames(old, new, lane, next_seq, gateway)
         missing = collected - delivered - in_gaps - held
+        if missing < 0:  # a counter is damaged, nobody knows which: no reading may be missing that is there
+            collected, missing = collected - missing, 0
         lost += missing
         values = (next_seq, collected, delivered, in_gaps + missing, last_ms, appended, sent, code)
         new.execute(
@@ -162,7 +164,7 @@ def _frames(old: apsw.Connection, lane: Lane, next_seq: int) -> Iterator[Any]:
     seq = 0
     try:
         for row in old.execute(_READ + "> ? and id <= ? order by id", (row_id(lane, seq), row_id(lane, MASK))):
-            if _is_whole(row):
+            if _is_whole(row) and row[0] >> 56 == lane.code:  # SQLite believes the order of ids, and one may be damaged
                 yield row
             seq = row[0] & MASK
     except (apsw.CorruptError, UnicodeDecodeError):

@@ -156,3 +156,41 @@ def test_a_flipped_bit_in_a_row_s_own_count_does_not_falsify_the_account(tmp_pat
     assert held.collected == held.in_gaps + held.delivered + held.readings
     assert len(read_all(file)) == FRAMES
     file.close()
+
+
+def test_a_row_whose_lane_was_changed_is_named_in_the_lane_it_came_from(whole: bytes, tmp_path: Path) -> None:
+    """One flipped bit in its id: SQLite believes the order of ids, and hands the row out among those of its old lane."""
+    row = Lane.LIVE.code << 56 | 200
+    varint = bytes((row >> 8 + 7 * place) & 0x7F | 0x80 for place in range(7, -1, -1)) + bytes((row & 0xFF,))
+    at, tried = whole.find(varint), 0
+    while at >= 0:
+        path = tmp_path / f"{at}.db"
+        data = bytearray(whole)
+        data[at] ^= Lane.LIVE.code >> 1
+        path.write_bytes(data)
+        file = opened(path)
+        delivered, lost = judge(file)
+        assert delivered + lost == FRAMES * READINGS
+        assert file.state.lanes[Lane.ALARM].frames == 0
+        file.close()
+        tried += 1
+        at = whole.find(varint, at + 1)
+    assert tried > 0
+
+
+@pytest.mark.parametrize("counter", ["delivered", "in_gaps", "collected"])
+@pytest.mark.parametrize("change", [1, 64, -1])
+def test_whatever_a_counter_says_no_reading_is_missing_and_the_account_balances(
+    whole: bytes, tmp_path: Path, counter: str, change: int
+) -> None:
+    path = tmp_path / "b.db"
+    path.write_bytes(whole)
+    with apsw.Connection(str(path)) as db:
+        db.execute(f"update lane set {counter} = {counter} + ? where code = ?", (change, Lane.LIVE.code))
+    db.close()
+    file = opened(path)
+    assert sum(decode_frame(data).columns.count for data in read_all(file)) == FRAMES * READINGS
+    lane = file.state.lanes[Lane.LIVE]
+    assert lane.collected == lane.delivered + lane.in_gaps + lane.readings
+    assert lane.in_gaps >= min(0, change)
+    file.close()
