@@ -74,6 +74,6 @@ def test_a_gateway_is_configured_for_tls_with_the_exported_authority(tmp_path: P
 
 
 def test_a_controller_on_a_serial_line_is_tried_without_hardware(tmp_path: Path) -> None:
-    said = run("put-the-agent-into-an-appliance.md", tmp_path, 2)
+    said = run("put-the-agent-into-an-appliance.md", tmp_path, 2, {"HEARTHLINE_EDGE_FRONT_DOOR_PORT": "0"})
     assert re.search(r"^6 +0 +6 +0 +yes", said, re.MULTILINE), said
     assert '"event":"stopped","rows":3,"readings":6,"held":0,"dropped":0' in (tmp_path / "controller.jsonl").read_text()
