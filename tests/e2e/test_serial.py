@@ -20,9 +20,9 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 
 def test_every_row_of_a_controller_is_stored_once_over_noise_kills_and_a_pulled_cable(cloud: Cloud, tmp_path: Path) -> None:
-    with lone_module(cloud, tmp_path, "lone", rows=600, rate=40, noise=0.002) as (site, controller, cable):
+    with lone_module(cloud, tmp_path, "lone", rows=420, rate=40, noise=0.002) as (site, controller, cable):
         chance = chance_of_this_run()
-        for turn in range(4):
+        for turn in range(3):
             time.sleep(1 + chance.random())
             if turn % 2:
                 cable.pull()
@@ -38,7 +38,7 @@ def test_every_row_of_a_controller_is_stored_once_over_noise_kills_and_a_pulled_
         account = settled(cloud, site.keys["oven"], "oven", tmp_path / "oven.jsonl", raw=True)
         print(account, f"{cable.spoilt} bytes spoilt")
         assert cable.spoilt > 20
-        assert account.produced == 600 * 2
+        assert account.produced == 420 * 2
         assert (account.stored, account.in_gaps, account.duplicates, account.lost) == (account.produced, 0, 0, [])
         assert not account.wrong
         site.agree()
