@@ -113,7 +113,7 @@ class ModbusConnector:
             self.unsteady += 1
             return None
         counter, values = found
-        self._settle()
+        self._rows.settle(self._sampler)
         period = self._clock.period if self._time is None else 0
         time_ms = self._clock.now_ms() if self._time is None else int(values[self._time])
         if not 0 <= time_ms <= MAX_TIME_MS:
@@ -123,15 +123,6 @@ class ModbusConnector:
             raw = [values.get(point.point, float("nan")) for point in self._stored]
             self._rows.keep(LastRow(time_ms, counter, period), raw, verdict.missed)
         return None
-
-    def _settle(self) -> None:
-        """Rows stamped before the clock was known have other times now."""
-        last = self._sampler.last
-        if last is None or not last.period or last.period == self._clock.period:
-            return
-        known_ms = self._clock.settled(last.period, last.time_ms)
-        self._sampler.settle(known_ms)
-        self._rows.moved(known_ms - last.time_ms)
 
     async def _steady(self) -> tuple[int | None, Mapping[Point, Value]] | None:
         """Counter and values that belong together; None if the device moved on during every try."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from edge_agent.domain.batch import Shape
 from edge_agent.domain.clock import Clock
@@ -16,6 +17,14 @@ from protocols.thing.model import ThingModel
 log = logging.getLogger("edge.rows")
 
 MARK_PREFIX = "row/"
+
+
+class Order(Protocol):
+    """Who judges which row is the next one."""
+
+    @property
+    def last(self) -> LastRow | None: ...
+    def settle(self, time_ms: int) -> None: ...
 
 
 class DeviceRows:
@@ -62,8 +71,14 @@ class DeviceRows:
         self._stored_ms = row.time_ms
         self._intake.mark(self._mark, row.to_bytes())
 
-    def moved(self, by_ms: int) -> None:
-        """The clock is known: what it stamped before has other times now."""
+    def settle(self, order: Order) -> None:
+        """Rows stamped before the clock was known have other times now, in `order` too."""
+        last = order.last
+        if last is None or not last.period or last.period == self._clock.period:
+            return
+        known_ms = self._clock.settled(last.period, last.time_ms)
+        order.settle(known_ms)
+        by_ms = known_ms - last.time_ms
         self._stored_ms = None if self._stored_ms is None else self._stored_ms + by_ms
         self._refused = {name: (None if since is None else since + by_ms, count) for name, (since, count) in self._refused.items()}
 

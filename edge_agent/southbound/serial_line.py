@@ -177,7 +177,7 @@ class SerialConnector:
             self._intake.when_durable(lambda: self._write(acknowledgement))
 
     def _keep(self, number: int, frame: SerialFrame, came_ms: int, lost: int | None) -> None:
-        self._settle()
+        self._rows.settle(self._order)
         period = 0 if self._own_time else self._clock.period
         tag, kind, begin, sign = (TIME_TAG, TagType.UINT64, 0, 1) if self._own_time else (AGE_TAG, TagType.UINT32, came_ms, -1)
         try:
@@ -202,15 +202,6 @@ class SerialConnector:
             self._rows.complain(f"tag {tag}", f"tag {tag}: {problem}")
             return float("nan")
         return value if scale == 1.0 else value * scale
-
-    def _settle(self) -> None:
-        """Rows stamped before the clock was known have other times now."""
-        last = self._order.last
-        if last is None or not last.period or last.period == self._clock.period:
-            return
-        known_ms = self._clock.settled(last.period, last.time_ms)
-        self._order.settle(known_ms)
-        self._rows.moved(known_ms - last.time_ms)
 
     def _write(self, data: bytes) -> None:
         with suppress(DeviceUnreachable):  # the next read says so
