@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.benchmarks import (
     access_bench,
+    buffer_bench,
     console_bench,
     edge_bench,
     edge_line_bench,
@@ -25,6 +26,7 @@ SUITES: dict[str, Callable[[], list[Row]]] = {
     "fleet": fleet_bench.rows,
     "store": store_bench.rows,
     "edge": lambda: edge_bench.rows(edge_bench.measure()),
+    "buffer": buffer_bench.rows,
     "line": edge_line_bench.rows,
     "models": models_bench.rows,
     "console": console_bench.rows,
