@@ -133,6 +133,7 @@ MUTANTS = {
         "    except ZeroDivisionError as problem:\n        raise refuse(str(path)",
     ),
     "no_watch": Mutant("edge_agent/guard.py", "if time.monotonic() - last > patience:", "if False:"),
+    "no_gate": Mutant("cloud/access/gate.py", "        return self.ahead >= self.size", "        return False"),
     "die_of_a_payload": Mutant(
         "cloud/ingest/posts.py",
         "                post = decode(payload)\n",

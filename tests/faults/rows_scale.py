@@ -126,17 +126,20 @@ def accepts(port: int) -> bool:
 
 GATEWAYS, FRAMES, READINGS = 100, 60, 10_000
 PROBE_S = 0.03
-LIVE_MS = 1_000
+LIVE_MS = 3_000
+"""Half a second alone on two cores; here another fault is played beside it. Without the gate it is twenty seconds."""
 
 
 @fault(
     64,
     "a hundred gateways come back with a day each",
     runs=1,
+    mutants=("no_gate",),
+    mutant_runs=1,
     how=f"{GATEWAYS} connections with {FRAMES} frames of {READINGS:,} readings each, sent at once; an appliance posts every {PROBE_S:g} s",
 )
 def surge(stage: Stage) -> Tally:
-    """Every frame is stored once, and an appliance that posts meanwhile is answered as ever: p99 below a second."""
+    """Every frame is stored once, and an appliance that posts meanwhile does not wait behind them."""
     cloud, name = stage.own_cloud(), called(stage, "surge")
     key = cloud.product(name, tsl_of({f"p{n}": "double" for n in range(4)}))
     streams, begin_ms = [], int(time.time() * 1000) - DAY_MS
