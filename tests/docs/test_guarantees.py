@@ -32,9 +32,29 @@ def test_each_sentence_ends_with_a_test_that_exists(sentence: str) -> None:
     assert proof, f"no proof: {sentence!r}"
     assert sentence.endswith(proof[0]), f"the proof ends the sentence: {sentence!r}"
     assert sentence.count(". ") == 1, f"one sentence, one proof: {sentence!r}"
+    exists(proof)
+
+
+def exists(proof: re.Match[str]) -> None:
     tree = ast.parse((ROOT / proof["path"]).read_text(encoding="utf-8"))
     names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     assert proof["name"] in names, f"{proof['path']} has no {proof['name']}"
+
+
+def loss_windows() -> list[str]:
+    """The rows of the table, without its head."""
+    return re.findall(r"^\| .+\|$", TEXT.partition("## Loss windows")[2].partition("\n## ")[0], flags=re.MULTILINE)[1:]
+
+
+@pytest.mark.parametrize("row", loss_windows(), ids=lambda row: row.split("|")[1].strip())
+def test_each_loss_window_names_a_test_that_exists(row: str) -> None:
+    proof = PROOF.search(row)
+    assert proof, f"no proof: {row!r}"
+    exists(proof)
+
+
+def test_there_are_loss_windows() -> None:
+    assert len(loss_windows()) >= 10
 
 
 def test_decisions_are_numbered_once_and_without_holes() -> None:
