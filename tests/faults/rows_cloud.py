@@ -156,7 +156,7 @@ def database_locked(stage: Stage) -> Tally:
         return account(played, stage.runs)
 
 
-@fault(34, "ingest dies between the store and its own commit", runs=6, mutants=("no_position_check",), mutant_runs=1, how="crash point")
+@fault(34, "ingest dies between the store and its own commit", runs=6, mutants=("no_position_check",), mutant_runs=4, how="crash point")
 def between_the_steps(stage: Stage) -> Tally:
     with playing(stage, "between", 160 * stage.runs + 200) as played:
         for _ in range(stage.runs):
