@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloud.access.model import Downlink, RefusalNote, SessionRow, UplinkBatch, decode_refusal
+from cloud.access.model import Downlink, RefusalNote, SessionRow, UplinkBatch, decode_refusal, is_of_gateway
 from cloud.access.model import Kind as RowKind
 from cloud.devices.model import CommandReply, PresenceChange
 from cloud.ingest.frames import BadFrame, Frames, devices_of, open_frame, put_aside
@@ -93,7 +93,7 @@ def open_message(sequence: int, payload: bytes, at: At = nowhere, accused: Accus
 
 
 def _lane_topic(topic: str) -> bool:
-    if not topic.startswith("/edge/"):
+    if not is_of_gateway(topic):
         return False
     try:
         return EdgeTopic.parse(topic).channel.lane is not None
@@ -217,7 +217,7 @@ class Evaluator:
             return
         self._messages += len(payloads)
         try:
-            if topic.startswith("/edge/"):
+            if is_of_gateway(topic):
                 self._edge(session, topic, payloads, frames, received_ms)
                 return
             key = (session.device_id, topic)

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from cloud.access.model import is_of_gateway
 from protocols.edgelink.frame import decode_frame, decode_header
 from protocols.edgelink.topics import EdgeTopic
 from protocols.errors import Refused
@@ -12,7 +13,7 @@ MOST_HEX: int = 512
 
 def preview(topic: str, payload: bytes) -> str:
     """At most a few thousand characters. Never raises."""
-    if topic.startswith("/edge/") and _is_lane(topic):
+    if is_of_gateway(topic) and _is_lane(topic):
         return _frame(payload)
     try:
         msgspec.json.decode(payload)

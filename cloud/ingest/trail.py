@@ -65,6 +65,7 @@ class Trail:
     def __init__(self, file: Path, hung_s: float = HUNG_S) -> None:
         """Raises OSError."""
         self._hung_s = hung_s
+        file.parent.mkdir(parents=True, exist_ok=True)  # a role that is started by hand has no `up` to make it
         with file.open("a+b") as opened:
             opened.truncate(_SIZE)
             self._map = mmap.mmap(opened.fileno(), _SIZE)

@@ -21,9 +21,17 @@ class Presence:
     Presence is a state, not a history: while the cloud is away nothing is queued, so a flapping device cannot fill the alarm lane.
     """
 
-    def __init__(self, devices: Mapping[DeviceKey, str], intake: Intake, clock: Clock, keep: Callable[["Presence"], None]) -> None:
+    def __init__(
+        self,
+        devices: Mapping[DeviceKey, str],
+        intake: Intake,
+        clock: Clock,
+        keep: Callable[["Presence"], None],
+        note_again_s: float = NOTE_AGAIN_S,
+    ) -> None:
         """`devices` with their source; all count as offline at first. `keep` notes changes; it may raise OSError."""
         now_ms = clock.now_ms()
+        self._note_again_s = note_again_s
         self._intake, self._clock, self._keep = intake, clock, keep
         self.states: dict[DeviceKey, tuple[bool, int, str]] = {key: (False, now_ms, source) for key, source in devices.items()}
         self._periods = dict.fromkeys(devices, clock.period)
@@ -58,7 +66,7 @@ class Presence:
                 self._keep(self)
             except OSError as problem:  # no room, no descriptor: what is noted is old until it goes, and nothing else suffers
                 log.warning("presence.not_noted", extra={"problem": str(problem)})
-                asyncio.get_running_loop().call_later(NOTE_AGAIN_S, self._changed.set)
+                asyncio.get_running_loop().call_later(self._note_again_s, self._changed.set)
             if self._linked:
                 unsaid, self._unsaid = self._unsaid, {}
                 for key in unsaid:

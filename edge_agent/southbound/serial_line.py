@@ -42,6 +42,7 @@ READ_BYTES = 4096
 SET_AGAIN_S = 0.5
 SETS = 64  # under way; more are refused
 CODE_TAG = 1  # of a SET_REPLY
+HINT = "check the connector's path, and that the agent's user may open it (often the group dialout)"
 
 
 class Line(Protocol):
@@ -100,6 +101,8 @@ class SerialConnector:
                 try:
                     await self._listen()
                 except DeviceUnreachable as problem:
+                    if not (self._failures or self._online):  # said once: it has never been heard, or not since the last time
+                        log.warning("line.unusable", extra={"device": str(self._device), "problem": str(problem), "hint": HINT})
                     self._silent(str(problem))
                     self._line.close()
                     self._failures += 1

@@ -19,7 +19,7 @@ from cloud.telemetry.duckdb_store import DuckDbStore, Limits
 from cloud.telemetry.influx_store import InfluxAway, InfluxStore
 from cloud.telemetry.model import Append, Gap, Kind, Numbers, Position, Series, SeriesKey, Text, Verdict
 from tests.contract.victoria_metrics import VictoriaMetrics, victoria_metrics
-from tests.e2e.platform import Cloud, wait_until
+from tests.e2e.platform import Cloud, wait_gone, wait_until
 from tests.faults.appliance import TSL, TestAppliance
 
 DAY = 1_760_000_000_000
@@ -124,9 +124,10 @@ def test_the_platform_writes_what_devices_post(server: VictoriaMetrics, tmp_path
         device = TestAppliance(cloud.mqtt_port, key, "d1", cloud.device(key, "d1"))
         for n in range(50):
             device.number(DAY + n)
-        cloud.kill_role("core")
+        armed = cloud.crash("core.after_influx_write")  # between the rows and the position
         for n in range(50, 100):
             device.number(DAY + n)
+        wait_gone(armed)
 
         def there() -> list[tuple[int, float]]:
             return server.samples("reading", "v", product=key, device="d1", property="N")

@@ -288,11 +288,13 @@ async def test_a_batch_larger_than_one_message_of_the_bus_is_stored_whole(world:
     count = 90_000
     dictionary = ((world.product_key, "s1", "level"),)
     series, step = np.zeros(count, np.uint32), np.arange(count)
-    big = [frame(seq, Columns(dictionary, series, NOW - count * seq + step, (step % 9).astype(np.float64))) for seq in (1, 2, 3)]
+    big = [
+        frame(seq, Columns(dictionary, series, NOW - count * seq + step, (step % 9).astype(np.float64))) for seq in (1, 2, 3, 4)
+    ]  # 18 parts: the sender waits for the store once
     message = batch(*big, session=world.session("g1", "gateway"), topic="/edge/gateway/g1/up/live")
     async with world.core() as store, world.ingest():
         await door.commit(UPLINK_SUBJECT, message)
         await stands_at(store, world.database, 1)
         found = store.find(key(world, "level"))
         assert found is not None
-        assert store.buckets(found, *EVER, EVER[1]).count.sum() == 3 * count
+        assert store.buckets(found, *EVER, EVER[1]).count.sum() == 4 * count

@@ -5,8 +5,6 @@ import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
-
 from edge_agent.pipeline import presence
 from edge_agent.pipeline.presence import Presence
 from edge_agent.ports import DeviceKey
@@ -20,7 +18,7 @@ class Rig:
     def __init__(self) -> None:
         self.intake, self.clock, self.kept = FakeIntake(), FakeClock(), 0
         self.refusals = 0
-        self.board = Presence({ONE: "line", TWO: "front_door"}, self.intake, self.clock, self.keep)
+        self.board = Presence({ONE: "line", TWO: "front_door"}, self.intake, self.clock, self.keep, note_again_s=0.05)
 
     def keep(self, board: Presence) -> None:
         if self.refusals:
@@ -54,8 +52,7 @@ async def test_nothing_is_queued_while_the_cloud_is_away_and_all_is_said_when_it
         assert await rig.said() == [("one", True, start + 1000), ("two", False, start)]
 
 
-async def test_a_disk_that_refuses_a_note_ends_nothing_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence, "NOTE_AGAIN_S", 0.05)
+async def test_a_disk_that_refuses_a_note_ends_nothing_and_is_tried_again() -> None:
     rig = Rig()
     rig.refusals = 2
     async with rig.running():

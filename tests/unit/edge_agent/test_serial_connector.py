@@ -8,7 +8,7 @@ import pytest
 from edge_agent.domain.sampling import LastRow
 from edge_agent.ports import DeviceKey, Route
 from edge_agent.southbound.plan import SerialPlan, SerialTag
-from edge_agent.southbound.serial_line import SET_AGAIN_S, SETS, SerialConnector
+from edge_agent.southbound.serial_line import SET_AGAIN_S, SETS, PyserialLine, SerialConnector
 from protocols.alink.messages import Reply
 from protocols.edgelink.lanes import Gap
 from protocols.edgelink.records import GapRecord
@@ -201,6 +201,18 @@ async def test_no_more_sets_than_fit_are_under_way_and_none_for_ever() -> None:
         scene.connector.set_properties("1000", {"Level": 1})
 
     await play(scene, part)
+
+
+async def test_a_line_that_cannot_be_opened_says_once_what_to_check(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene()
+    scene.connector._line = PyserialLine("/nowhere/tty", 115_200)
+    task = asyncio.create_task(scene.connector.run())
+    await scene.until(lambda: scene.connector.status()["failures"] == 2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    (said,) = [record for record in caplog.records if record.message == "line.unusable"]
+    assert "/nowhere/tty" in said.__dict__["problem"]
+    assert "path" in said.__dict__["hint"]
 
 
 async def test_a_silent_controller_is_offline_and_no_command_reaches_it() -> None:

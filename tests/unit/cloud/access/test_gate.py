@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cloud.access.gate import BEGIN, FEWEST, MOST, FrameGate, FrameWindow
 from cloud.access.group import GroupCommit
+from cloud.access.model import FRAME_WEIGHT, MAX_MESSAGES, UplinkBatch
 from protocols.edgelink.lanes import Lane
 from protocols.mqtt.codec import Decoder, encode_publish
 from protocols.mqtt.run import PublishRun
@@ -70,6 +71,19 @@ async def test_an_alarm_goes_ahead_of_the_frames_that_wait_and_its_puback_keeps_
         await until(lambda: acknowledged(gateway) == b"".join([*acks(1, 2), b"refused", *acks(3)]))
     assert stream.payloads() == [b"2", b"1", b"3"]
     assert gateway.messages == 3
+
+
+async def test_a_message_of_the_stream_holds_no_more_frames_than_its_weight_allows() -> None:
+    stream, gateway = FakeStream(), Device()
+    async with committing(stream) as commit:
+        packets = b"".join(encode_publish(LIVE, b"%03d" % n, qos=1, packet_id=n) for n in range(1, 101))
+        (run,) = Decoder().feed(packets)
+        assert isinstance(run, PublishRun)
+        commit.gather(gateway, SESSION, run, run.acks(), 0)
+        await until(lambda: gateway.messages == 100)
+    assert stream.payloads() == [b"%03d" % n for n in range(1, 101)]
+    frames = [UplinkBatch.from_bytes(data).messages for _, data in stream.stored]
+    assert max(frames) == MAX_MESSAGES // FRAME_WEIGHT
 
 
 @given(st.integers(0, 2**32))
