@@ -25,7 +25,7 @@ def balance(buffer: Mapping[str, Any]) -> dict[str, Any]:
 def account(context: typer.Context, output: Output = Format.TABLE) -> None:
     """Readings collected = delivered + buffered + in gaps. Ends with 1 if they do not balance."""
     session: Context = context.obj
-    found = balance(buffer_of(session.settings()))
+    found = balance(buffer_of(session.settings(), as_of_now=True))
     show(
         found,
         output,

@@ -19,6 +19,7 @@ from edge_agent.settings import Settings, load
 from protocols.errors import Refused
 
 START_TRIES, START_WAIT_S = 8, 0.25
+NEXT_WORD_S = 5.0
 
 
 class Exit(enum.IntEnum):
@@ -84,12 +85,12 @@ def when(time_ms: object) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def buffer_of(settings: Settings) -> Mapping[str, object]:
-    """The buffer's state: from the running agent (at most a second old), else from the file itself."""
+def buffer_of(settings: Settings, *, as_of_now: bool = False) -> Mapping[str, object]:
+    """The buffer's state: from the running agent (at most a second old, or with `as_of_now` its next word), else from the file itself."""
     for patience in range(START_TRIES, -1, -1):
         status = read_status(settings.data_dir)
         if status is not None and is_running(status):
-            found = status.get("buffer")
+            found = (_next_word(settings.data_dir, status) if as_of_now else status).get("buffer")
             if isinstance(found, dict):
                 return found
         try:
@@ -104,3 +105,17 @@ def buffer_of(settings: Settings) -> Mapping[str, object]:
     if state is None:
         fail(Exit.NOTHING_THERE, f"there is no buffer in {settings.data_dir} yet: has the agent ever run?")
     return state.summary()
+
+
+def _next_word(data_dir: Path, status: Mapping[str, object]) -> Mapping[str, object]:
+    """What the running agent says next. It speaks every second; one that does not within five is stuck, and its last word has to do."""
+    deadline = time.monotonic() + NEXT_WORD_S
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        later = read_status(data_dir)
+        if later is not None and (later.get("pid"), later.get("written_ms")) != (status.get("pid"), status.get("written_ms")):
+            return later
+        if not is_running(status):
+            return status
+    say("the agent has not reported for five seconds, these numbers are its last: see `edgectl status`")
+    return status

@@ -29,7 +29,7 @@ MEBIBYTE = 1024 * 1024
 @fault(
     66,
     "the platform is lost and put back from a backup",
-    runs=3,
+    runs=2,
     mutants=("back_up_the_metadata_later",),
     mutant_runs=1,
     how="SIGKILL, its directory deleted, 1 to 3 s after the backup",

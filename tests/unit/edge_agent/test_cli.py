@@ -1,7 +1,9 @@
 """`edgectl`: what scripts rely on. Exit codes, stdout for data, a configuration that is right from the start."""
 
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from edge_agent.cli import app
 from edge_agent.cli.output import Exit
+from edge_agent.documents.status import write_status
 from edge_agent.settings import load
 from edge_agent.southbound.plan import ModbusPlan
 
@@ -79,6 +82,23 @@ def test_before_the_first_run_there_is_no_buffer(tmp_path: Path) -> None:
     assert edgectl(tmp_path, "buffer", "status")[0] == Exit.NOTHING_THERE
     assert edgectl(tmp_path, "account")[0] == Exit.NOTHING_THERE
     assert edgectl(tmp_path, "status")[0] == Exit.NOTHING_THERE
+
+
+def test_the_account_of_a_running_agent_is_of_now_and_not_of_a_second_ago(tmp_path: Path) -> None:
+    edgectl(tmp_path, "init", "--secret", "s")
+    data_dir = load(tmp_path / "edge.toml", {}).data_dir
+    data_dir.mkdir(exist_ok=True)
+
+    def speak(written_ms: int, readings: int) -> None:
+        lane = {"collected": readings, "delivered": 0, "readings": readings, "in_gaps": 0}
+        write_status(data_dir, {"pid": os.getpid(), "written_ms": written_ms, "buffer": {"lanes": {"live": lane}}})
+
+    speak(1, 4)
+    later = threading.Timer(0.3, speak, (2, 6))
+    later.start()
+    code, out, _ = edgectl(tmp_path, "account", "-o", "json")
+    later.join()
+    assert (code, json.loads(out)["collected"]) == (0, 6)
 
 
 def commands() -> list[tuple[str, typer.core.TyperCommand]]:
