@@ -57,11 +57,11 @@ ci-deps: setup                 ## Debian packages for the suites that need them 
 
 lock:                          ## resolve again; needs `uv` on PATH
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header -p 3.11 -q --upgrade \
-	  --extra edge --extra inference --extra serial --extra cloud --extra sim --group build -o requirements.lock pyproject.toml
+	  --extra edge --extra encryption --extra inference --extra serial --extra cloud --extra sim --group build -o requirements.lock pyproject.toml
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header -p 3.11 -q \
-	  --extra edge --extra inference --extra serial --group build -c requirements.lock -o docker/edge.lock pyproject.toml
+	  --extra edge --extra encryption --extra inference --extra serial --group build -c requirements.lock -o docker/edge.lock pyproject.toml
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header -p 3.11 -q --upgrade \
-	  --extra edge --extra inference --extra serial --extra cloud --extra sim --extra train --extra influxdb --extra postgresql --extra dev --group build -o requirements-dev.lock pyproject.toml
+	  --extra edge --extra encryption --extra inference --extra serial --extra cloud --extra sim --extra train --extra influxdb --extra postgresql --extra dev --group build -o requirements-dev.lock pyproject.toml
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from edge_agent.agent import CLEAN, Agent
 from edge_agent.buffer.outbox import SqliteOutbox
+from edge_agent.buffer.sealing import NO_SEAL, Seal
 from edge_agent.documents.registry import DeviceNote, DeviceRegistry
 from edge_agent.domain.backoff import Backoff
 from edge_agent.domain.batch import Shape
@@ -51,6 +52,7 @@ def open_outbox(settings: Settings, clock: Callable[[], AgentClock]) -> SqliteOu
         in_doubt=2 * settings.uplink.window,
         shift=lambda period: clock().shift(period),
         ballast_bytes=settings.buffer.ballast_bytes,
+        seal=Seal(settings.buffer.key) if settings.buffer.key else NO_SEAL,
     )
 
 

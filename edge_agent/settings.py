@@ -10,7 +10,7 @@ import re
 import ssl
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -71,6 +71,7 @@ class Buffer:
     quotas: Quotas
     close_after_ms: int
     ballast_bytes: int
+    key: bytes | None = field(default=None, repr=False)  # 32 bytes: what is stored is encrypted with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
         _quotas(section),
         section.integer("close_after_ms", 50, low=1, high=10_000),
         section.integer("ballast_bytes", 4 << 20, low=0, high=1 << 30),
+        _buffer_key(section, home),
     )
     section.finish()
 
@@ -229,6 +231,19 @@ def _quotas(section: Section) -> Quotas:
         return Quotas(total, lanes)
     except ValueError as problem:
         raise refuse(section.key("reserve_bytes"), str(problem)) from problem
+
+
+def _buffer_key(section: Section, home: Path) -> bytes | None:
+    name = section.optional("key_file")
+    return read_buffer_key(home / name, section.key("key_file")) if name else None
+
+
+def read_buffer_key(file: Path, key: str) -> bytes:
+    """A key of the buffer from its file; `key` is named in what is said of a wrong one. Raises Refused."""
+    text = read_private(file, key).strip()
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise refuse(key, f"{file} holds no key: 64 hexadecimal digits, as `edgectl buffer make-key` writes them")
+    return bytes.fromhex(text)
 
 
 def _secret(section: Section, home: Path) -> str:

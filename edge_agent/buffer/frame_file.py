@@ -3,6 +3,7 @@
 Methods raise apsw.Error as it comes; `translated` says what one means for a caller of the outbox.
 """
 
+import logging
 import os
 import time
 import zlib
@@ -14,6 +15,7 @@ import apsw
 
 from edge_agent.buffer.lane_rows import MASK, ROW_OVERHEAD_BYTES, TABLES, LaneRows, row_id
 from edge_agent.buffer.salvage import finish_exchange, forget_copy, is_sound, salvage
+from edge_agent.buffer.sealing import MAGIC, NO_SEAL, Seal, Unsealable
 from edge_agent.buffer.shedding import Shedding
 from edge_agent.domain.quotas import Overflow, Quotas
 from edge_agent.ports import OutboxDamaged, OutboxState, OutboxUnavailable
@@ -24,6 +26,8 @@ from protocols.edgelink.records import GapRecord
 from protocols.edgelink.retiming import retimed
 from protocols.errors import Refused
 
+log = logging.getLogger(__name__)
+
 APPLICATION_ID = 0x484C4F42  # "HLOB"
 FORMAT = 3
 QUARANTINED_FRAMES = 64
@@ -32,6 +36,10 @@ WAL_HEADER_BYTES = 24  # before each page in the write-ahead log (sqlite.org/fil
 GIVE_BACK_PAGES = 512
 """Pages given back to the file system with a commit, while more than half of the file is free (and more than `_SPARE_PAGES`)."""
 _SPARE_PAGES = 2_048
+KEY_CHECK = "seal/check"
+"""The mark that tells which key the file was written with; the only one that is never sealed."""
+REKEYING = b"rekeying"
+"""Its value while frames have different keys."""
 
 _TABLES = (
     "create table identity (buffer_id blob not null, boot integer not null)",
@@ -68,8 +76,10 @@ class FrameFile:
         in_doubt: int = 32,
         running_s: Callable[[], float] = time.monotonic,
         shift: Callable[[int], tuple[int, int | None]] = lambda period: (0, 0),
+        seal: Seal = NO_SEAL,
     ) -> None:
-        self._shift = shift
+        """Raises OutboxUnavailable when the file was written with another key, and OutboxDamaged."""
+        self._shift, self._seal = shift, seal
         self._path, self._quotas, self._gateway, self._in_doubt, self._running_s = path, quotas, gateway, in_doubt, running_s
         self.buffer_id, self.boot = b"", 0
         self._written_before = self._appended = 0
@@ -113,11 +123,42 @@ class FrameFile:
         db.execute("update identity set boot = boot + 1")
         identity: Any = db.execute("select buffer_id, boot from identity").fetchall()
         [(self.buffer_id, self.boot)] = identity
+        self._look_at_the_key()
         db.execute("commit")
         self._load()
 
+    def _look_at_the_key(self) -> None:
+        """Nothing may be taken for damaged that only has another key. Raises OutboxUnavailable."""
+        found = self._db.execute("select value from mark where key = ?", (KEY_CHECK,)).get
+        if found == REKEYING:
+            raise OutboxUnavailable(f"{self._path} was given another key and that was cut short: run `edgectl buffer rekey` again")
+        if found is None or found != self._seal.check:  # it may be damaged, or lost with a damaged page
+            sealed = [one for one in self._samples() if one.startswith(MAGIC)]
+            if sealed and not any(map(self._opens, sealed)):
+                hint = "give its key back (buffer.key_file), change it with `edgectl buffer rekey`, or move the file away"
+                raise OutboxUnavailable(f"{self._path} was encrypted with another key: {hint}")
+            self._db.execute("delete from mark where key = ?", (KEY_CHECK,))
+            if self._seal.check:
+                self._db.execute("insert into mark values (?, ?)", (KEY_CHECK, self._seal.check))
+
+    def _samples(self) -> list[bytes]:
+        """The newest frame of each lane, and some marks."""
+        frames = [
+            self._db.execute("select crc, body from frame where id between ? and ? order by id desc limit 1", span).fetchone()
+            for span in ((row_id(lane, 0), row_id(lane, MASK)) for lane in LANES)
+        ]
+        marks = self._db.execute("select value from mark where key <> ? limit 16", (KEY_CHECK,)).fetchall()
+        return [body for crc, body in filter(None, frames) if zlib.crc32(body) == crc] + [value for (value,) in marks]
+
+    def _opens(self, sealed: bytes) -> bool:
+        try:
+            self._seal.open(sealed)
+        except Unsealable:
+            return False
+        return True
+
     def _load(self) -> None:
-        self._rows = LaneRows(self._db)
+        self._rows = LaneRows(self._db, self._seal)
         self._rows.load()
         self._shedding = Shedding(self._rows, self._quotas, gateway=self._gateway, in_doubt=self._in_doubt, boot=self.boot)
 
@@ -172,7 +213,7 @@ class FrameFile:
             seq = self._put(lane, body, readings, now_ms, period)
             self._shedding.make_room(lane, 0, of_its_own=True)  # what just came may be the oldest there is
             return seq
-        if self._shedding.make_room(lane, len(body) + ROW_OVERHEAD_BYTES, of_its_own=False):
+        if self._shedding.make_room(lane, self._rows.stored_bytes(body), of_its_own=False):
             return self._put(lane, body, readings, now_ms, period)
         if overflow is Overflow.BLOCK:
             return None
@@ -188,14 +229,15 @@ class FrameFile:
         held.next_seq, held.last_ms = seq + 1, max(now_ms, held.last_ms)
         held.collected += readings
         self._appended += readings
-        held.appended_bytes += len(body) + ROW_OVERHEAD_BYTES
+        held.appended_bytes += self._rows.stored_bytes(body)
         return seq
 
     def remember(self, marks: Mapping[str, bytes]) -> None:
         """Write marks; an empty value removes one."""
         for key, value in marks.items():
             if value:
-                self._db.execute("insert into mark values (?, ?) on conflict do update set value = excluded.value", (key, value))
+                sealed = self._seal.close(value)
+                self._db.execute("insert into mark values (?, ?) on conflict do update set value = excluded.value", (key, sealed))
             else:
                 self._db.execute("delete from mark where key = ?", (key,))
 
@@ -265,11 +307,13 @@ class FrameFile:
             row_id(lane, MASK),
             limit,
         )
-        for row, covers, boot, created_ms, crc, period, body in rows:
-            seq = row & MASK
-            if zlib.crc32(body) != crc:
+        for row, covers, boot, created_ms, crc, period, stored in rows:
+            seq, body = row & MASK, self._rows.opened(crc, stored)
+            if body is None:
                 damaged.append(seq)
                 continue
+            if body is not stored:
+                crc = zlib.crc32(body)
             header = FrameHeader(self.buffer_id, boot, lane, seq, floor, created_ms, covers)
             if period:
                 begin_ms, shift_ms = self._shift(period)
@@ -291,7 +335,21 @@ class FrameFile:
             self.replace(lane, seq, encode_body(NO_COLUMNS, (GapRecord(gap),)), GapReason.BUFFER_DAMAGED)
 
     def marks(self, prefix: str) -> dict[str, bytes]:
-        return dict(self._rows.query("select key, value from mark where substr(key, 1, length(?1)) = ?1", prefix))
+        found = {}
+        for key, value in self._rows.query("select key, value from mark where substr(key, 1, length(?1)) = ?1", prefix):
+            if key != KEY_CHECK:
+                try:
+                    found[key] = self._seal.open(value)
+                except Unsealable:  # a bit of it flipped; it has no checksum of its own beside the seal
+                    log.error("buffer.mark_damaged", extra={"mark": key})
+        return found
+
+
+def opened_alone(db: apsw.Connection) -> None:
+    """For who changes the file: nobody else may have it open. Raises apsw.BusyError with the first access, and NotADBError."""
+    db.execute("pragma locking_mode = exclusive")  # a second agent on this file is refused, and no shared memory is needed
+    if db.pragma("application_id") not in (0, APPLICATION_ID):
+        raise apsw.NotADBError("the file belongs to another program")
 
 
 def _prepare(db: apsw.Connection) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from edge_agent.buffer.sealing import NO_SEAL, Seal, Unsealable
 from edge_agent.ports import LaneState
 from protocols.edgelink.lanes import LANES, Lane
 
@@ -94,8 +95,8 @@ def head_is_whole(head: int | None, crc: int, boot: int, created_ms: int, readin
 class LaneRows:
     """The frames of one open file. Changes happen inside the caller's transaction; after a rollback `load` again."""
 
-    def __init__(self, db: apsw.Connection) -> None:
-        self._db = db
+    def __init__(self, db: apsw.Connection, seal: Seal = NO_SEAL) -> None:
+        self._db, self._seal = db, seal
         self.lanes: dict[Lane, HeldLane] = {}
 
     def load(self) -> None:
@@ -156,7 +157,20 @@ class LaneRows:
     def body(self, row: int) -> bytes | None:
         """The body of a row, or None when its bytes are not those that were written."""
         [(crc, body)] = self.query("select crc, body from frame where id = ?", row)
-        return body if zlib.crc32(body) == crc else None
+        return self.opened(crc, body)
+
+    def opened(self, crc: int, stored: bytes) -> bytes | None:
+        """What a row's stored bytes say, or None when they are not those that were written."""
+        if zlib.crc32(stored) != crc:
+            return None
+        try:
+            return self._seal.open(stored)
+        except Unsealable:
+            return None
+
+    def stored_bytes(self, body: bytes) -> int:
+        """What a body will take of the quota."""
+        return len(body) + self._seal.overhead_bytes + ROW_OVERHEAD_BYTES
 
     def insert(
         self,
@@ -173,7 +187,7 @@ class LaneRows:
         period: int,
         thinned: int = 0,
     ) -> None:
-        held = self.lanes[lane]
+        held, body = self.lanes[lane], self._seal.close(body)
         crc = zlib.crc32(body)
         head = head_check(crc, boot, created_ms, readings, is_gap)
         self._db.execute(
@@ -200,6 +214,7 @@ class LaneRows:
 
     def rewrite(self, lane: Lane, head: Head, body: bytes, lost: int, thinned: int) -> None:
         """Put `body` in a row's place, with `lost` readings less, which are in gaps now."""
+        body = self._seal.close(body)
         crc = zlib.crc32(body)
         [(boot, is_gap)] = self.query("select boot, is_gap from frame where id = ?", head.row)
         self._db.execute(

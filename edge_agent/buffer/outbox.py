@@ -16,6 +16,7 @@ import apsw
 
 from edge_agent.buffer.ballast import Ballast
 from edge_agent.buffer.frame_file import FrameFile, translated
+from edge_agent.buffer.sealing import NO_SEAL, Seal
 from edge_agent.domain.crashpoint import crash_point
 from edge_agent.domain.quotas import Quotas
 from edge_agent.ports import OutboxClosed, OutboxState, OutboxUnavailable
@@ -59,11 +60,12 @@ class SqliteOutbox:
         running_s: Callable[[], float] = time.monotonic,
         shift: Callable[[int], tuple[int, int | None]] = lambda period: (0, 0),
         ballast_bytes: int = 0,
+        seal: Seal = NO_SEAL,
     ) -> None:
-        """Open or make the file; raises OutboxUnavailable (disk, another agent) and OutboxDamaged."""
+        """Open or make the file; raises OutboxUnavailable (disk, another agent, another key) and OutboxDamaged."""
         self._ballast = Ballast(path.with_name(path.name + ".ballast"), ballast_bytes)
         self._full = False  # the disk: readings are refused, what the ballast was for is not
-        open_file = partial(FrameFile, path, quotas=quotas, gateway=gateway, in_doubt=in_doubt, running_s=running_s, shift=shift)
+        open_file = partial(FrameFile, path, quotas=quotas, gateway=gateway, in_doubt=in_doubt, running_s=running_s, shift=shift, seal=seal)
         try:
             try:
                 self._file = open_file()

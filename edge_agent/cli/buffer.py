@@ -1,14 +1,22 @@
 """`edgectl buffer`: what waits for the cloud, and how long there is room for it."""
 
+import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from edge_agent.cli.output import Context, Exit, Format, Output, buffer_of, fail, show
+from edge_agent.buffer.rekey import rekey
+from edge_agent.buffer.sealing import KEY_BYTES, Seal
+from edge_agent.cli.output import Context, Exit, Format, Output, buffer_of, fail, say, show
+from edge_agent.compose import BUFFER
 from edge_agent.documents.status import is_running, read_status
 from edge_agent.domain.forecast import Forecast, drain_time_s, forecast
+from edge_agent.ports import OutboxDamaged, OutboxUnavailable
+from edge_agent.settings import read_buffer_key
 from protocols.edgelink.lanes import LANES, Lane
+from protocols.errors import Refused
 
 app = typer.Typer(help="The buffer on this gateway's disk.", no_args_is_help=True)
 
@@ -77,6 +85,44 @@ def plan(
     if output is Format.TABLE:
         verdict = "loses nothing" if not data["loses"] else f"{planned.first} loses first, after {_hours(full)}"
         typer.echo(f"\nAn outage of {outage_h:g} h: {verdict}. Drain afterwards: {_drain(after_s, pace['drain_bytes_per_s'])}.")
+
+
+@app.command("make-key")
+def make_key(
+    file: Annotated[Path, typer.Argument(envvar="HEARTHLINE_EDGE_KEY_FILE", help="The file to write; only its owner may read it.")],
+) -> None:
+    """Write a new key for buffer.key_file. Keep it where the disk does not go: a thief of both has what is stored."""
+    try:
+        with open(file, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
+            out.write(os.urandom(KEY_BYTES).hex() + "\n")
+    except FileExistsError:
+        fail(Exit.FAILED, f"{file} exists; nothing was written")
+    except OSError as problem:
+        fail(Exit.FAILED, f"{file} cannot be written: {problem.strerror}")
+    say(f'wrote {file}\nnext: key_file = "{file}" under [buffer], then `edgectl buffer rekey` with the agent stopped')
+
+
+@app.command("rekey")
+def rekey_file(
+    context: typer.Context,
+    old: Annotated[
+        Path | None, typer.Option("--from", envvar="HEARTHLINE_EDGE_OLD_KEY_FILE", help="The key it has now; left out: it has none.")
+    ] = None,
+) -> None:
+    """Encrypt what is stored with the key of buffer.key_file, or with none when there is none. With the agent stopped."""
+    session: Context = context.obj
+    settings = session.settings()
+    path = settings.data_dir / BUFFER
+    if not path.exists():
+        fail(Exit.NOTHING_THERE, f"there is no buffer in {settings.data_dir} yet: the first run makes it with the key")
+    try:
+        before = Seal(read_buffer_key(old, "--from") if old else None)
+        frames = rekey(path, before, Seal(settings.buffer.key))
+    except Refused as refused:
+        fail(Exit.USAGE, str(refused))
+    except (OutboxUnavailable, OutboxDamaged) as problem:
+        fail(Exit.FAILED, str(problem))
+    say(f"{frames} frames and all marks are {'encrypted with the new key' if settings.buffer.key else 'not encrypted any more'}")
 
 
 def _then(planned: Forecast, lane: Lane) -> str | None:

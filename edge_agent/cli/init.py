@@ -51,6 +51,7 @@ unread_s = {bounds.unread_s:.0f}                   # a connection that reads not
 [buffer]
 quota_bytes = 1073741824        # full: oldest readings go and leave a gap record; alarms and replies wait
 ballast_bytes = 4194304         # kept free on the disk for alarms and replies when it is full
+# key_file = "buffer.key"       # encrypts what is stored; `edgectl buffer make-key` writes one, keep it on another medium
 close_after_ms = 50             # a reading is on disk after at most about this long
 
 # [buffer.live]                 # also alarm, reply, bulk: what is left out stands as shown

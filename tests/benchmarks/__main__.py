@@ -10,11 +10,14 @@ from tests.benchmarks import (
     access_bench,
     buffer_bench,
     console_bench,
+    drain_bench,
     edge_bench,
     edge_line_bench,
     fleet_bench,
     ingest_bench,
     models_bench,
+    peer_bench,
+    soak_bench,
     store_bench,
 )
 from tests.benchmarks.row import Row
@@ -27,9 +30,12 @@ SUITES: dict[str, Callable[[], list[Row]]] = {
     "store": store_bench.rows,
     "edge": lambda: edge_bench.rows(edge_bench.measure()),
     "buffer": buffer_bench.rows,
+    "drain": drain_bench.rows,
     "line": edge_line_bench.rows,
     "models": models_bench.rows,
     "console": console_bench.rows,
+    "peer": peer_bench.rows,
+    "soak": soak_bench.rows,
 }
 
 

@@ -73,6 +73,12 @@ def test_a_gateway_is_configured_for_tls_with_the_exported_authority(tmp_path: P
     assert 'ca_file = "ca.pem"' in (tmp_path / "edge.toml").read_text()
 
 
+def test_a_buffer_is_given_a_key(tmp_path: Path) -> None:
+    said = run("encrypt-a-buffer.md", tmp_path, 2)
+    assert "wrote buffer.key" in said
+    assert (tmp_path / "buffer.key").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_controller_on_a_serial_line_is_tried_without_hardware(tmp_path: Path) -> None:
     said = run("put-the-agent-into-an-appliance.md", tmp_path, 2, {"HEARTHLINE_EDGE_FRONT_DOOR_PORT": "0"})
     assert re.search(r"^6 +0 +6 +0 +yes", said, re.MULTILINE), said
