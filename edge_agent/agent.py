@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edge_agent.documents.account import answer, is_asked
 from edge_agent.documents.registry import DeviceRegistry
 from edge_agent.documents.status import write_status
 from edge_agent.domain.clock import AgentClock
@@ -172,6 +173,7 @@ class Agent:
                 log.error("agent.stuck", extra={"problem": stuck})
             self._said = stuck
             self._write_status()
+            await self._answer()
             await self._look_at_the_clock()
 
     async def _look_at_the_clock(self) -> None:
@@ -186,6 +188,14 @@ class Agent:
         floor = self.clock.floor()
         if floor is not None:
             self.collector.mark(*floor)  # with the next frame, at no cost of its own
+
+    async def _answer(self) -> None:
+        """The account by ten minutes, for `edgectl account` when it asks."""
+        if is_asked(self.data_dir):
+            try:
+                answer(self.data_dir, await self.outbox.ledger())
+            except (OSError, OutboxUnavailable) as problem:
+                log.warning("account.not_written", extra={"problem": str(problem)})
 
     def _write_status(self, *, running: bool = True) -> None:
         try:

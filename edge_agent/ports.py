@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from edge_agent.domain.batch import Shape
 from edge_agent.domain.scoring import Rows, Scores
@@ -70,6 +70,21 @@ class OutboxState:
         }
 
 
+STRETCH_MS: Final = 600_000
+"""How finely the outbox remembers what came of its readings: ten minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What came of the readings that were appended from `from_ms` on for `STRETCH_MS`, by the agent's clock of that moment."""
+
+    from_ms: int
+    collected: int
+    delivered: int
+    buffered: int
+    in_gaps: int
+
+
 class OutboxUnavailable(TryAgain):
     """The disk refused (full, read-only, I/O error): nothing was stored, or it is unknown; either way nothing is promised."""
 
@@ -121,6 +136,10 @@ class Outbox(Protocol):
 
     async def replace(self, lane: Lane, seq: int, body: bytes) -> None:
         """Put `body` (gap records) where a refused frame stood; the original moves to the local quarantine."""
+        ...
+
+    async def ledger(self) -> Sequence[Stretch]:
+        """The account by ten minutes, in order of time; those in which nothing was appended are left out. At most 92 days of them."""
         ...
 
     def state(self) -> OutboxState:

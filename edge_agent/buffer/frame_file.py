@@ -8,17 +8,18 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import apsw
 
-from edge_agent.buffer.lane_rows import MASK, ROW_OVERHEAD_BYTES, TABLES, LaneRows, row_id
+from edge_agent.buffer.lane_rows import LEDGER, MASK, ROW_OVERHEAD_BYTES, TABLES, LaneRows, ledger_of, row_id
 from edge_agent.buffer.salvage import finish_exchange, forget_copy, is_sound, salvage
 from edge_agent.buffer.sealing import MAGIC, NO_SEAL, Seal, Unsealable
 from edge_agent.buffer.shedding import Shedding
 from edge_agent.domain.quotas import Overflow, Quotas
-from edge_agent.ports import OutboxDamaged, OutboxState, OutboxUnavailable
+from edge_agent.ports import STRETCH_MS, OutboxDamaged, OutboxState, OutboxUnavailable, Stretch
 from protocols.edgelink.columns import NO_COLUMNS
 from protocols.edgelink.frame import FrameHeader, encode_body, stamp
 from protocols.edgelink.lanes import LANES, Gap, GapReason, Lane
@@ -29,7 +30,7 @@ from protocols.errors import Refused
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x484C4F42  # "HLOB"
-FORMAT = 3
+FORMAT = 4
 QUARANTINED_FRAMES = 64
 PAGE_BYTES = 8_192  # frames are tens of KiB: fewer, larger pages read four times as fast
 WAL_HEADER_BYTES = 24  # before each page in the write-ahead log (sqlite.org/fileformat2.html, 4.1)
@@ -51,12 +52,20 @@ _TABLES = (
 
 _MIGRATIONS = {
     1: (
-        "frame add column age_s integer not null default 0",
-        "frame add column thinned integer not null default 0",
-        "lane add column appended_bytes integer not null default 0",
-        "lane add column delivered_bytes integer not null default 0",
+        "alter table frame add column age_s integer not null default 0",
+        "alter table frame add column thinned integer not null default 0",
+        "alter table lane add column appended_bytes integer not null default 0",
+        "alter table lane add column delivered_bytes integer not null default 0",
     ),
-    2: ("frame add column period integer not null default 0", "frame add column head integer"),
+    2: ("alter table frame add column period integer not null default 0", "alter table frame add column head integer"),
+    3: (
+        "alter table lane add column open_ms integer not null default 0",
+        "alter table lane add column open_collected integer not null default 0",
+        "alter table lane add column open_delivered integer not null default 0",
+        "alter table lane add column open_in_gaps integer not null default 0",
+        LEDGER,
+        f"insert into ledger select created_ms - created_ms % {STRETCH_MS}, sum(readings), 0, 0 from frame where readings > 0 group by 1",  # noqa: S608
+    ),
 }
 
 
@@ -115,7 +124,7 @@ class FrameFile:
         elif application == APPLICATION_ID and version in _MIGRATIONS:
             for step in range(version, FORMAT):
                 for change in _MIGRATIONS[step]:
-                    db.execute(f"alter table {change}")
+                    db.execute(change)
             db.execute(f"pragma user_version = {FORMAT}")
         elif (application, version) != (APPLICATION_ID, FORMAT):
             db.execute("rollback")
@@ -227,7 +236,7 @@ class FrameFile:
         else:
             self._rows.insert(lane, seq, seq, body, readings, boot=self.boot, created_ms=now_ms, age_s=age_s, is_gap=False, period=period)
         held.next_seq, held.last_ms = seq + 1, max(now_ms, held.last_ms)
-        held.collected += readings
+        self._rows.count(lane, now_ms, collected=readings)
         self._appended += readings
         held.appended_bytes += self._rows.stored_bytes(body)
         return seq
@@ -247,15 +256,16 @@ class FrameFile:
         if seq < held.floor or not held.frames:
             return
         low, high = row_id(lane, 0), row_id(lane, min(seq, held.next_seq - 1))
-        [(frames, used, readings)] = self._rows.query(
-            "select count(*), coalesce(sum(length(body)), 0), coalesce(sum(readings), 0) from frame where id between ? and ?", low, high
-        )
+        gone = self._rows.query("select length(body), readings, created_ms from frame where id between ? and ?", low, high)
         self._db.execute("delete from frame where id between ? and ?", (low, high))
-        held.frames -= frames
-        held.used_bytes -= used + frames * ROW_OVERHEAD_BYTES
-        held.readings -= readings
-        held.delivered += readings
-        held.delivered_bytes += used + frames * ROW_OVERHEAD_BYTES
+        used = sum(size for size, _, _ in gone) + len(gone) * ROW_OVERHEAD_BYTES
+        held.frames -= len(gone)
+        held.used_bytes -= used
+        held.delivered_bytes += used
+        for from_ms, alike in groupby(gone, lambda row: int(row[2]) // STRETCH_MS * STRETCH_MS):
+            readings = sum(count for _, count, _ in alike)
+            held.readings -= readings
+            self._rows.count(lane, from_ms, delivered=readings)
         held.dirty = True
         self._rows.find_floor(lane)
 
@@ -277,7 +287,7 @@ class FrameFile:
 
     def replace(self, lane: Lane, seq: int, body: bytes, reason: GapReason) -> None:
         """Swap a frame for its gap record; the original goes to the quarantine. No frame, no effect."""
-        held, row = self._rows.lanes[lane], row_id(lane, seq)
+        row = row_id(lane, seq)
         found = self._rows.query("select covers, boot, created_ms, readings, body, age_s, period from frame where id = ?", row)
         if not found:
             return
@@ -288,8 +298,7 @@ class FrameFile:
         )
         self._db.execute("delete from quarantine where id <= (select max(id) from quarantine) - ?", (QUARANTINED_FRAMES,))
         self._rows.delete(lane, [(row, len(original), readings)])
-        held.in_gaps += readings
-        held.dirty = True
+        self._rows.count(lane, created_ms, in_gaps=readings)
         # what a refused frame was sent as had the times known by then
         period = 0 if reason is GapReason.REFUSED_FRAME else period
         self._rows.insert(lane, seq, covers, body, 0, boot=self.boot, created_ms=created_ms, age_s=age_s, is_gap=True, period=period)
@@ -333,6 +342,9 @@ class FrameFile:
         for created_ms, readings in self._rows.query("select created_ms, readings from frame where id = ?", row):
             gap = self._shedding.unreadable(created_ms, readings)
             self.replace(lane, seq, encode_body(NO_COLUMNS, (GapRecord(gap),)), GapReason.BUFFER_DAMAGED)
+
+    def ledger(self) -> list[Stretch]:
+        return ledger_of(self._db)
 
     def marks(self, prefix: str) -> dict[str, bytes]:
         found = {}

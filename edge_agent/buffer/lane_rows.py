@@ -12,17 +12,29 @@ from typing import Any, NamedTuple
 import apsw
 
 from edge_agent.buffer.sealing import NO_SEAL, Seal, Unsealable
-from edge_agent.ports import LaneState
+from edge_agent.ports import STRETCH_MS, LaneState, Stretch
 from protocols.edgelink.lanes import LANES, Lane
 
 ROW_OVERHEAD_BYTES = 64
 """What a row costs beside its body; counted against the quota."""
 MASK = (1 << 56) - 1
+STRETCHES = 92 * 144
+"""Of the account that are kept: three months of ten minutes each."""
+ADD_TO_LEDGER = (
+    "insert into ledger values (?, ?, ?, ?) on conflict do update set collected = collected + excluded.collected,"
+    " delivered = delivered + excluded.delivered, in_gaps = in_gaps + excluded.in_gaps"
+)
 
+LEDGER = (
+    "create table ledger (from_ms integer primary key, collected integer not null, delivered integer not null, in_gaps integer not null)"
+)
 TABLES = (
     """create table lane (code integer primary key, next_seq integer not null, collected integer not null,
         delivered integer not null, in_gaps integer not null, last_ms integer not null,
-        appended_bytes integer not null default 0, delivered_bytes integer not null default 0)""",
+        appended_bytes integer not null default 0, delivered_bytes integer not null default 0,
+        open_ms integer not null default 0, open_collected integer not null default 0, open_delivered integer not null default 0,
+        open_in_gaps integer not null default 0)""",  # the stretch under way, so that a commit writes no page for it
+    LEDGER,
     """create table frame (id integer primary key, covers integer not null, boot integer not null, created_ms integer not null,
         readings integer not null, is_gap integer not null, crc integer not null, age_s integer not null, thinned integer not null,
         period integer not null, head integer, body blob not null) strict""",  # the body last: what is behind it is read through it
@@ -40,6 +52,10 @@ class HeldLane:
     last_ms: int = 0
     appended_bytes: int = 0
     delivered_bytes: int = 0
+    open_ms: int = 0
+    open_collected: int = 0
+    open_delivered: int = 0
+    open_in_gaps: int = 0
     floor: int = 1
     frames: int = 0
     used_bytes: int = 0
@@ -119,7 +135,7 @@ class LaneRows:
             if held.dirty:
                 self._db.execute(
                     "update lane set next_seq = ?, collected = ?, delivered = ?, in_gaps = ?, last_ms = ?, appended_bytes = ?,"
-                    " delivered_bytes = ? where code = ?",
+                    " delivered_bytes = ?, open_ms = ?, open_collected = ?, open_delivered = ?, open_in_gaps = ? where code = ?",
                     (
                         held.next_seq,
                         held.collected,
@@ -128,10 +144,39 @@ class LaneRows:
                         held.last_ms,
                         held.appended_bytes,
                         held.delivered_bytes,
+                        held.open_ms,
+                        held.open_collected,
+                        held.open_delivered,
+                        held.open_in_gaps,
                         lane.code,
                     ),
                 )
                 held.dirty = False
+
+    def count(self, lane: Lane, created_ms: int, *, collected: int = 0, delivered: int = 0, in_gaps: int = 0) -> None:
+        """Enter into the account what became of readings whose frame was made at `created_ms`."""
+        held = self.lanes[lane]
+        held.collected += collected
+        held.delivered += delivered
+        held.in_gaps += in_gaps
+        held.dirty = True
+        from_ms = created_ms - created_ms % STRETCH_MS
+        if collected and from_ms != held.open_ms:
+            self._close_stretch(held)
+            held.open_ms = from_ms
+        if from_ms == held.open_ms:
+            held.open_collected += collected
+            held.open_delivered += delivered
+            held.open_in_gaps += in_gaps
+        elif collected or delivered or in_gaps:
+            self._db.execute(ADD_TO_LEDGER, (from_ms, collected, delivered, in_gaps))
+
+    def _close_stretch(self, held: HeldLane) -> None:
+        if held.open_collected or held.open_delivered or held.open_in_gaps:
+            self._db.execute(ADD_TO_LEDGER, (held.open_ms, held.open_collected, held.open_delivered, held.open_in_gaps))
+            beyond = "select from_ms from ledger order by from_ms desc limit 1 offset ?"  # by number: a clock that jumps drops nothing
+            self._db.execute(f"delete from ledger where from_ms <= ({beyond})", (STRETCHES,))  # noqa: S608 - texts of our own
+        held.open_collected = held.open_delivered = held.open_in_gaps = 0
 
     def used(self) -> dict[Lane, int]:
         return {lane: held.used_bytes for lane, held in self.lanes.items()}
@@ -224,13 +269,30 @@ class LaneRows:
         held = self.lanes[lane]
         held.used_bytes += len(body) - head.size
         held.readings -= lost
-        held.in_gaps += lost
-        held.dirty = True
+        self.count(lane, head.created_ms, in_gaps=lost)
 
     def find_floor(self, lane: Lane) -> None:
         held = self.lanes[lane]
         [(first,)] = self.query("select min(id) from frame where id between ? and ?", row_id(lane, 0), row_id(lane, MASK))
         held.floor = held.next_seq if first is None else first & MASK
+
+
+def ledger_of(db: apsw.Connection) -> list[Stretch]:
+    """The account by stretches of time, over all lanes; what is buffered is counted in the rows themselves."""
+    found: dict[int, list[int]] = {}
+    buffered = f"select created_ms - created_ms % {STRETCH_MS}, 0, 0, sum(readings), 0 from frame where readings > 0 group by 1"  # noqa: S608
+    rows: list[Any] = []
+    for query in (
+        "select from_ms, collected, delivered, 0, in_gaps from ledger",
+        "select open_ms, open_collected, open_delivered, 0, open_in_gaps from lane",
+        buffered,
+    ):
+        rows += db.execute(query).fetchall()
+    for from_ms, *counts in rows:
+        entry = found.setdefault(from_ms, [0, 0, 0, 0])
+        for place, count in enumerate(counts):
+            entry[place] += count
+    return [Stretch(from_ms, *counts) for from_ms, counts in sorted(found.items()) if any(counts)]
 
 
 def row_id(lane: Lane, seq: int) -> int:

@@ -19,7 +19,7 @@ from edge_agent.buffer.frame_file import FrameFile, translated
 from edge_agent.buffer.sealing import NO_SEAL, Seal
 from edge_agent.domain.crashpoint import crash_point
 from edge_agent.domain.quotas import Quotas
-from edge_agent.ports import OutboxClosed, OutboxState, OutboxUnavailable
+from edge_agent.ports import OutboxClosed, OutboxState, OutboxUnavailable, Stretch
 from protocols.edgelink.lanes import LANES, GapReason, Lane
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,10 @@ class SqliteOutbox:
 
     async def replace(self, lane: Lane, seq: int, body: bytes) -> None:
         await self._submit(_Job(lambda file: file.replace(lane, seq, body, GapReason.REFUSED_FRAME), writes=True))
+
+    async def ledger(self) -> Sequence[Stretch]:
+        found: list[Stretch] = await self._submit(_Job(lambda file: file.ledger(), writes=False))
+        return found
 
     def state(self) -> OutboxState:
         return self._state

@@ -14,7 +14,7 @@ from zlib import crc32
 
 import apsw
 
-from edge_agent.buffer.lane_rows import MASK, head_check, head_is_whole, row_id
+from edge_agent.buffer.lane_rows import ADD_TO_LEDGER, MASK, head_check, head_is_whole, ledger_of, row_id
 from edge_agent.ports import OutboxDamaged
 from protocols.edgelink.columns import NO_COLUMNS
 from protocols.edgelink.frame import encode_body
@@ -28,6 +28,7 @@ _READ = f"select {_COLUMNS} from frame where id "  # noqa: S608 - names of our o
 _WRITE = f"insert into frame ({_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 _REST = (
     ("mark", "select key, value from mark", "insert or ignore into mark values (?, ?)"),
+    ("ledger", "select * from ledger", "insert or ignore into ledger values (?, ?, ?, ?)"),
     ("quarantine", "select * from quarantine", "insert or ignore into quarantine values (?, ?, ?, ?, ?, ?, ?, ?)"),
 )
 
@@ -112,7 +113,7 @@ def _copy(old: apsw.Connection, new: apsw.Connection, gateway: tuple[str, str]) 
     try:
         [(buffer_id, boot)] = _all(old, "select buffer_id, boot from identity")
         counters = _all(old, "select * from lane")
-        if [row[0] for row in counters] != [lane.code for lane in LANES] or len(counters[0]) != 8:
+        if [row[0] for row in counters] != [lane.code for lane in LANES] or len(counters[0]) != 12:
             raise ValueError("its lanes are not those of this version")
     except (apsw.Error, ValueError) as error:
         raise OutboxDamaged(
@@ -126,7 +127,7 @@ def _copy(old: apsw.Connection, new: apsw.Connection, gateway: tuple[str, str]) 
         except (apsw.Error, UnicodeDecodeError) as error:  # duplicate memory and put-aside frames: the rest is worth more than they are
             log.warning("buffer.salvage_partial", extra={"table": table, "problem": str(error)})
     lost = 0
-    for code, next_seq, collected, delivered, in_gaps, last_ms, appended, sent in counters:
+    for code, next_seq, collected, delivered, in_gaps, last_ms, appended, sent, *stretch in counters:
         lane = LANES[code]
         held = _copy_frames(old, new, lane, next_seq, gateway)
         missing = collected - delivered - in_gaps - held
@@ -139,7 +140,18 @@ def _copy(old: apsw.Connection, new: apsw.Connection, gateway: tuple[str, str]) 
             " where code = ?",
             values,
         )
+        if any(stretch[1:]):
+            new.execute(ADD_TO_LEDGER, stretch)
+    _balance_stretches(new)
     return lost
+
+
+def _balance_stretches(new: apsw.Connection) -> None:
+    """What the ledger has and nobody holds any more was lost; where it has too little, it was damaged itself."""
+    for one in ledger_of(new):
+        missing = one.collected - one.delivered - one.buffered - one.in_gaps
+        if missing:
+            new.execute(ADD_TO_LEDGER, (one.from_ms, max(0, -missing), 0, max(0, missing)))
 
 
 def _copy_frames(old: apsw.Connection, new: apsw.Connection, lane: Lane, next_seq: int, gateway: tuple[str, str]) -> int:

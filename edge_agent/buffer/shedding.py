@@ -67,7 +67,7 @@ class Shedding:
             self._rows.delete(lane, [(last.row, last.size, last.readings)])
         body = _gap_body(losses)
         self._rows.insert(lane, seq, covers, body, 0, boot=self._boot, created_ms=created_ms, age_s=age_s, is_gap=True, period=period)
-        self._rows.lanes[lane].in_gaps += readings
+        self._rows.count(lane, created_ms, in_gaps=readings)
         self._rows.find_floor(lane)
 
     def expire(self, age_s: int) -> None:
@@ -116,7 +116,9 @@ class Shedding:
             self._lose(losses, head)
         first, last = chosen[0], chosen[-1]
         self._rows.delete(lane, [(head.row, head.size, head.readings) for head in chosen])
-        self._rows.lanes[lane].in_gaps += sum(head.readings for head in chosen)
+        for head in chosen:
+            if head.readings:
+                self._rows.count(lane, head.created_ms, in_gaps=head.readings)
         self._rows.insert(
             lane,
             last.row & MASK,

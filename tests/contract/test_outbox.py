@@ -82,6 +82,17 @@ async def test_the_state_accounts_for_every_reading(outbox: Outbox) -> None:
     assert (lane.appended_bytes, lane.delivered_bytes) == (sum(bodies), bodies[0])
 
 
+async def test_the_ledger_balances_and_is_the_whole_account(outbox: Outbox) -> None:
+    for number in range(4):
+        await outbox.append(Lane.LIVE, readings(number), 1)
+    await outbox.committed(Lane.LIVE, 2)
+    await outbox.replace(Lane.LIVE, 3, readings())
+    found = await outbox.ledger()
+    totals = [sum(getattr(one, name) for one in found) for name in ("collected", "delivered", "buffered", "in_gaps")]
+    assert totals == [4, 2, 1, 1]
+    assert all(one.collected == one.delivered + one.buffered + one.in_gaps for one in found)
+
+
 async def test_committing_twice_or_too_far_changes_nothing_more(outbox: Outbox) -> None:
     await outbox.append(Lane.LIVE, readings(1.0), 1)
     await outbox.committed(Lane.LIVE, 1)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from edge_agent.ports import LaneState, OutboxClosed, OutboxState
+from edge_agent.ports import STRETCH_MS, LaneState, OutboxClosed, OutboxState, Stretch
 from protocols.edgelink.columns import NO_COLUMNS
 from protocols.edgelink.frame import FrameHeader, encode_body, stamp
 from protocols.edgelink.lanes import LANES, Gap, GapReason, Lane
@@ -83,6 +83,12 @@ class FakeOutbox:
         if held is not None:
             self._frames[lane][seq] = _Held(body, 0)
             self._settle(lane, replace(state, in_gaps=state.in_gaps + held.readings))
+
+    async def ledger(self) -> Sequence[Stretch]:
+        self._check_open()
+        lanes = self._lanes.values()
+        counts = [sum(getattr(lane, name) for lane in lanes) for name in ("collected", "delivered", "readings", "in_gaps")]
+        return [Stretch(self.now_ms - self.now_ms % STRETCH_MS, *counts)] if any(counts) else []
 
     def state(self) -> OutboxState:
         return OutboxState(self.buffer_id, self.boot, dict(self._lanes), self.quota_bytes)

@@ -132,7 +132,10 @@ def test_a_flipped_bit_costs_its_frame_and_no_more(tmp_path: Path) -> None:
     path = tmp_path / "b.db"
     write(path, range(3))
     with apsw.Connection(str(path)) as db:
-        db.execute("update frame set body = cast(substr(body, 1, 40) || x'00' || substr(body, 42) as blob) where id = ?", (Lane.LIVE.code << 56 | 2,))
+        db.execute(
+            "update frame set body = cast(substr(body, 1, 40) || x'00' || substr(body, 42) as blob) where id = ?",
+            (Lane.LIVE.code << 56 | 2,),
+        )
     db.close()
     file = opened(path)
     frames, damaged = file.read(Lane.LIVE, 0, 10)

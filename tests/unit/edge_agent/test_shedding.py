@@ -248,6 +248,10 @@ ADDED = [
     ("lane", "delivered_bytes"),
     ("frame", "period"),
     ("frame", "head"),
+    ("lane", "open_ms"),
+    ("lane", "open_collected"),
+    ("lane", "open_delivered"),
+    ("lane", "open_in_gaps"),
 ]
 
 
@@ -258,8 +262,10 @@ def test_a_file_of_the_first_format_is_taken_over_with_what_it_holds(tmp_path: P
         file.begin()
         for table, column in ADDED:
             file._db.execute(f"alter table {table} drop column {column}")
+        file._db.execute("drop table ledger")
         file._db.execute("pragma user_version = 1")
         file._db.execute("commit")
     with opened(path, 100) as file:
         append(file, Lane.LIVE, 2)
         assert account(file, Lane.LIVE) == (2 * READINGS, 0)
+        assert [(one.collected, one.buffered) for one in file.ledger()] == [(2 * READINGS, 2 * READINGS)]
