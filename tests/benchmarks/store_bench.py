@@ -1,4 +1,4 @@
-"""A chart while data comes in: 24 h of one property, in buckets, through the HTTP API, with ten million points in the store.
+"""A chart while data comes in: 24 h of one property, in buckets, through the HTTP API, with forty million points in the store.
 
 The points lie over 24 h, as many of each of the 400 properties; they come in frames, in order of time. Then the platform takes posts (or
 frames) at half the rate that the same platform reached at its best just before, and a client asks for one chart after another. Every chart
@@ -30,7 +30,7 @@ from tests.benchmarks.uplink import Stream
 
 ROOT = Path(__file__).parent.parent.parent
 DAY_MS = 86_400_000
-POINTS = 10_000_000
+POINTS = 40_000_000
 BUCKETS = 300
 PAUSE_S = 0.01  # between one chart and the next
 TARGET_MS = 50.0

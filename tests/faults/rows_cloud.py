@@ -53,9 +53,13 @@ def frozen(stage: Stage, role: str, seconds: float) -> Tally:
         return account(played, stage.runs)
 
 
-@fault(27, "NATS frozen", runs=2, how="SIGSTOP for 6 s")
+AWAY_S = float(os.environ.get("HEARTHLINE_AWAY_S") or 0)
+"""For so long instead, to see what ten minutes do: HEARTHLINE_AWAY_S=600."""
+
+
+@fault(27, "NATS frozen", runs=2, how="SIGSTOP for 6 s; HEARTHLINE_AWAY_S=600 for ten minutes")
 def nats_frozen(stage: Stage) -> Tally:
-    return frozen(stage, "nats", 6)
+    return frozen(stage, "nats", AWAY_S or 6)
 
 
 @fault(27, "the front door frozen", runs=2, how="SIGSTOP for 12 s, longer than a keepalive")
@@ -63,16 +67,22 @@ def access_frozen(stage: Stage) -> Tally:
     return frozen(stage, "access", 12)
 
 
-@fault(35, "the store is slow", runs=2, how="`core` frozen for 8 s, memory of `ingest` and `access` watched")
+@fault(
+    35,
+    "the store is slow",
+    runs=2,
+    how="`core` frozen for 8 s, memory of `ingest` and `access` watched; HEARTHLINE_AWAY_S=600 for ten minutes",
+)
 def store_slow(stage: Stage) -> Tally:
-    with playing(stage, "slow", 700 * stage.runs) as played:
+    away_s = AWAY_S or 8
+    with playing(stage, "slow", int(50 * (away_s + 6)) * stage.runs) as played:
         before = {role: resident(played.cloud.role_pid(role)) for role in ("ingest", "access")}
         most = dict(before)
         for _ in range(stage.runs):
             pid = played.cloud.role_pid("core")
             assert pid is not None
             os.kill(pid, signal.SIGSTOP)
-            for _ in range(16):
+            for _ in range(int(2 * away_s)):
                 time.sleep(0.5)
                 most = {role: max(most[role], resident(played.cloud.role_pid(role))) for role in most}
             os.kill(pid, signal.SIGCONT)
