@@ -69,7 +69,9 @@ async def compose(settings: Settings, scorer: Scorer | None = None) -> Agent:
     await outbox.remember(clock.take_marks())
     clean = marks.get(CLEAN) == b"1"
     seen = {lane: SeenRing(prefix, marks) for lane, prefix in SEEN.items()}
-    collector = Collector(outbox, seen, close_after_s=settings.buffer.close_after_ms / 1000, now_s=clock.monotonic)
+    collector = Collector(
+        outbox, seen, close_after_s=settings.buffer.close_after_ms / 1000, bulk_after_s=settings.buffer.bulk_after_s, now_s=clock.monotonic
+    )
 
     # the devices behind this gateway
     models = {DeviceKey(device.product_key, device.device_name): device.model for device in settings.devices}

@@ -10,7 +10,7 @@ import re
 import ssl
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from edge_agent.sections import NAME_LIMIT, Section, read_private, read_toml, re
 from edge_agent.southbound.catalogue import CONNECTORS
 from edge_agent.southbound.plan import FRONT_DOOR_BOUNDS, ModbusPlan, NamedPoint, SerialPlan, SerialTag
 from edge_agent.southbound.plan import Plan as ConnectorPlan
-from protocols.edgelink.lanes import LANES
+from protocols.edgelink.lanes import LANES, Lane
 from protocols.errors import Refused
 from protocols.field.modbus import NumberType, Point, Table, WordOrder
 from protocols.field.serial_line import VALUE_TAGS, TagType
@@ -71,6 +71,7 @@ class Buffer:
     quotas: Quotas
     close_after_ms: int
     ballast_bytes: int
+    bulk_after_s: int
     key: bytes | None = field(default=None, repr=False)  # 32 bytes: what is stored is encrypted with it
 
 
@@ -156,6 +157,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
         _quotas(section),
         section.integer("close_after_ms", 50, low=1, high=10_000),
         section.integer("ballast_bytes", 4 << 20, low=0, high=1 << 30),
+        section.integer("bulk_after_s", 10, low=0, high=86_400),
         _buffer_key(section, home),
     )
     section.finish()
@@ -215,16 +217,17 @@ def _minute(section: Section, key: str, usual: str) -> int:
 
 def _quotas(section: Section) -> Quotas:
     total = section.integer("quota_bytes", 1 << 30, low=1 << 20, high=1 << 50)
-    lanes = {}
+    lanes: dict[Lane, LanePolicy] = {}
     for lane in LANES:
         table = section.table(lane.value)
-        usual = default_policy(lane, total)
+        # An outage's readings lie in `bulk`: what was said of `live` holds there too, where nothing else is said.
+        usual = replace(lanes[Lane.LIVE], reserve_bytes=0) if lane is Lane.BULK else default_policy(lane, total)
         lanes[lane] = LanePolicy(
             Overflow(table.choice("overflow", tuple(Overflow), usual.overflow)),
-            table.integer("quota_bytes", total, low=1 << 16, high=total),
+            table.integer("quota_bytes", usual.quota_bytes or total, low=1 << 16, high=total),
             table.integer("reserve_bytes", usual.reserve_bytes, low=0, high=total),
             table.integer("keep_every", usual.keep_every, low=2, high=1_000),
-            table.integer("max_age_s", 0, low=0, high=1_000_000_000) or None,
+            table.integer("max_age_s", usual.max_age_s or 0, low=0, high=1_000_000_000) or None,
         )
         table.finish()
     try:

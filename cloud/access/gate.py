@@ -77,6 +77,7 @@ class FrameGate:
         self._commit = commit
         self.window = FrameWindow()
         self._line: deque[_Held] = deque()
+        self._urgent: deque[_Held] = deque()  # live frames, before everything in the line
         self._of_owner: Counter[Owner] = Counter()
         commit.stored = self.window.stored
         self.held_bytes = 0
@@ -84,17 +85,21 @@ class FrameGate:
     @property
     def held(self) -> int:
         """Frames that wait."""
-        return len(self._line)
+        return len(self._line) + len(self._urgent)
 
     def holds_too_much(self, owner: Owner) -> bool:
         """Whether nothing more should be read of this connection, for all that waits of all connections."""
         return self.held_bytes >= HELD_BYTES and owner in self._of_owner
 
     def gather(self, owner: Owner, session: bytes, run: PublishRun, acks: bytes, received_ms: int, lane: Lane | None) -> None:
-        """A run of a connection, which may have to wait if it is a frame with readings."""
-        waits = lane in (Lane.LIVE, Lane.BULK) and (self.window.full or owner in self._of_owner)
-        if waits:
+        """A run of a connection, which may have to wait if it is a frame with readings; live ones before those of backlogs."""
+        if lane is Lane.BULK and (self.window.full or owner in self._of_owner):
             self._hold(_Held(owner, session, run, acks, received_ms))
+        elif lane is Lane.LIVE and (self.window.full or self._urgent):
+            behind = owner in self._of_owner  # of a backlog: only the PUBACK waits with it
+            self._hold(_Held(owner, session, run, b"" if behind else acks, received_ms), urgent=True)
+            if behind:
+                self._hold(_Held(owner, session, None, acks, received_ms))
         elif owner in self._of_owner:
             self._pass(owner, session, run, b"", received_ms)
             self._hold(_Held(owner, session, None, acks, received_ms))
@@ -116,19 +121,24 @@ class FrameGate:
     def committed(self, sequence: int, now: float) -> None:
         """Ingest has committed up to there: frames that waited may follow, in the order in which they came."""
         self.window.committed(sequence, now)
-        while self._line and (self._line[0].run is None or not self.window.full):
-            held = self._line.popleft()
-            self._of_owner[held.owner] -= 1
-            if not self._of_owner[held.owner]:
-                del self._of_owner[held.owner]
-            if held.run is None:
-                self._commit.acknowledge_in_turn(held.owner, held.acks)
-            else:
-                self.held_bytes -= len(held.run.data)
-                self._pass(held.owner, held.session, held.run, held.acks, held.received_ms)
+        while self._urgent and not self.window.full:
+            self._release(self._urgent.popleft())
+        # Not even PUBACKs pass a live frame that waits: it may be theirs.
+        while self._line and not self._urgent and (self._line[0].run is None or not self.window.full):
+            self._release(self._line.popleft())
 
-    def _hold(self, held: _Held) -> None:
-        self._line.append(held)
+    def _release(self, held: _Held) -> None:
+        self._of_owner[held.owner] -= 1
+        if not self._of_owner[held.owner]:
+            del self._of_owner[held.owner]
+        if held.run is None:
+            self._commit.acknowledge_in_turn(held.owner, held.acks)
+        else:
+            self.held_bytes -= len(held.run.data)
+            self._pass(held.owner, held.session, held.run, held.acks, held.received_ms)
+
+    def _hold(self, held: _Held, *, urgent: bool = False) -> None:
+        (self._urgent if urgent else self._line).append(held)
         self._of_owner[held.owner] += 1
         if held.run is not None:
             self.held_bytes += len(held.run.data)

@@ -22,6 +22,7 @@ from protocols.edgelink.topics import EdgeChannel, EdgeTopic
 from protocols.errors import Reason, Refused
 from protocols.thing.model import ThingModel
 
+READINGS = (Lane.LIVE, Lane.BULK)
 GIVEN_UP = frozenset({GapReason.OVERFLOW, GapReason.THINNED, GapReason.EXPIRED, GapReason.BUFFER_DAMAGED})
 
 
@@ -113,10 +114,11 @@ class Frames:
             if decision.verdict is Verdict.WAIT:
                 self.resend.add(address)
             return
-        if key not in self._marks:
+        if not mark.sequence:
             self._replaced(session, key, header.created_ms, rows)
         readings, in_gaps = counted(frame)
-        self._marks[key] = self.moved[key] = Mark(header.seq, header.created_ms, mark.readings + readings, mark.in_gaps + in_gaps)
+        moved = Mark(header.seq, header.created_ms, mark.readings + readings, mark.in_gaps + in_gaps, mark.announced)
+        self._marks[key] = self.moved[key] = moved
         gateway = registry.get((session.product_key, session.device_name))
         try:
             if isinstance(frame, BadFrame):
@@ -163,11 +165,21 @@ class Frames:
     def _replaced(self, session: SessionRow, key: LaneKey, now_ms: int, rows: Rows) -> None:
         """The first frame of a buffer in this lane: what another buffer still held is gone, and nobody knows whose it was."""
         gateway_id, buffer_id, lane = key
-        others = {held: mark for held, mark in self._marks.items() if held[0] == gateway_id and held[1] != buffer_id}
-        # Alarms are rare: what was heard last of the buffer says more than its last alarm.
-        known = [mark.created_ms for held, mark in others.items() if held[2] is lane or lane is Lane.ALARM]
-        if known and lane is not Lane.REPLY and max(known) < now_ms:
-            rows.gaps.append(Gap(session.product_key, session.device_name, "", max(known), now_ms, None, GapReason.BUFFER_RESET))
+        others = {held: mark for held, mark in self._marks.items() if held[0] == gateway_id and held[1] != buffer_id and mark.created_ms}
+        if lane is Lane.REPLY or not others:
+            return
+        begin_ms = max(mark.created_ms for mark in others.values())  # of alarms, which are rare: what was heard last of the buffer
+        if lane in READINGS:
+            if any(self._marks.get((gateway_id, buffer_id, other), Mark()).sequence for other in READINGS):
+                return  # it was said when the other lane spoke first
+            newest = max(others, key=lambda held: others[held].created_ms)[1]
+            known = {held[2]: mark for held, mark in others.items() if held[1] == newest}
+            live, bulk = known.get(Lane.LIVE), known.get(Lane.BULK)
+            if live is None and (bulk is None or not bulk.pending):
+                return
+            begin_ms = min(mark.created_ms for mark in (live, bulk) if mark is not None and (mark is live or mark.pending))
+        if begin_ms < now_ms:
+            rows.gaps.append(Gap(session.product_key, session.device_name, "", begin_ms, now_ms, None, GapReason.BUFFER_RESET))
 
     def _lost(
         self,
@@ -236,8 +248,20 @@ class Frames:
     def exchange(self, session: SessionRow, payload: bytes, received_ms: int) -> Downlink:
         """The answer to a gateway that connected: how far each of its lanes is committed, and what time it was. Raises Refused."""
         message = decode_message(Exchange, payload)
+        self._hold_to_account(session.device_id, message)
         committed = {lane: self._marks.get((session.device_id, message.buffer_id, lane), Mark()).sequence for lane in Lane}
         return self._exchange_reply(session.product_key, session.device_name, message.buffer_id, committed, received_ms, message.number)
+
+    def _hold_to_account(self, gateway_id: int, message: Exchange) -> None:
+        """Remember how much of an outage a buffer holds, and since when: should it be lost before it has told all, that is missing."""
+        span = message.lanes.get(Lane.BULK)
+        key = (gateway_id, message.buffer_id, Lane.BULK)
+        mark = self._marks.get(key, Mark())
+        if span is None or span.next - 1 <= max(mark.sequence, mark.announced):
+            return
+        live = self._marks.get((gateway_id, message.buffer_id, Lane.LIVE), Mark())
+        begin_ms = mark.created_ms if mark.pending else max(mark.created_ms, live.created_ms)
+        self._marks[key] = self.moved[key] = msgspec.structs.replace(mark, created_ms=begin_ms, announced=span.next - 1)
 
     def _exchange_reply(
         self, product_key: str, device_name: str, buffer_id: str, committed: dict[Lane, int], received_ms: int = 0, number: int = 0

@@ -25,12 +25,21 @@ LaneKey = tuple[int, str, Lane]
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
-    """How far a lane is committed, when the edge made its last frame, and the account: readings in its frames, and in its gap records."""
+    """How far a lane is committed, when the edge made its last frame, and the account: readings in its frames, and in its gap records.
+
+    `announced` is the last frame that the lane held when its gateway connected with some that were not committed. Until those
+    are, everything behind `created_ms` may be among them.
+    """
 
     sequence: int = 0
     created_ms: int = 0
     readings: int = 0
     in_gaps: int = 0
+    announced: int = 0
+
+    @property
+    def pending(self) -> bool:
+        return self.sequence < self.announced
 
 
 class Reset(msgspec.Struct, frozen=True, gc=False):

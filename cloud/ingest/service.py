@@ -30,7 +30,7 @@ def load_memory(database: Database, partition: int) -> Memory:
     """What was committed last. Raises DatabaseAway."""
     with database.system_reading() as work:
         marks = {
-            (row.gateway_id, row.buffer_id, Lane(row.lane)): Mark(row.sequence, row.created_ms, row.readings, row.in_gaps)
+            (row.gateway_id, row.buffer_id, Lane(row.lane)): Mark(row.sequence, row.created_ms, row.readings, row.in_gaps, row.announced)
             for row in work.session.scalars(select(Watermark))
         }
         held = work.session.get(IngestPosition, partition)

@@ -32,6 +32,7 @@ class Watermark(Model):
     created_ms: Mapped[int] = mapped_column(BigInteger)
     readings: Mapped[int] = mapped_column(BigInteger, server_default="0")
     in_gaps: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    announced: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class Quarantine(TenantOwned, Model):

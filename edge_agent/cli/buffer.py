@@ -12,7 +12,7 @@ from edge_agent.buffer.sealing import KEY_BYTES, Seal
 from edge_agent.cli.output import Context, Exit, Format, Output, buffer_of, fail, say, show
 from edge_agent.compose import BUFFER
 from edge_agent.documents.status import is_running, read_status
-from edge_agent.domain.forecast import Forecast, drain_time_s, forecast
+from edge_agent.domain.forecast import Forecast, drain_time_s, forecast, in_an_outage
 from edge_agent.ports import OutboxDamaged, OutboxUnavailable
 from edge_agent.settings import read_buffer_key
 from protocols.edgelink.lanes import LANES, Lane
@@ -51,7 +51,10 @@ def plan(
     ] = 8.0,
     output: Output = Format.TABLE,
 ) -> None:
-    """Were the cloud away from now on: when each lane is full at the present rate, what goes first, and how long the drain takes."""
+    """Were the cloud away from now on: when each lane is full at the present rate, what goes first, and how long the drain takes.
+
+    Readings of an outage lie in the lane `bulk`, but for those of its first `buffer.bulk_after_s` seconds.
+    """
     session: Context = context.obj
     settings = session.settings()
     found = read_status(settings.data_dir)
@@ -63,6 +66,8 @@ def plan(
     quotas = settings.buffer.quotas
     used = {lane: float(found["buffer"]["lanes"][lane.value]["used_bytes"]) for lane in LANES}
     rates = {lane: float(pace["bytes_per_s"][lane.value]) for lane in LANES}
+    if settings.buffer.bulk_after_s:
+        rates = in_an_outage(rates)
     planned = forecast(quotas, used, rates, pace["drain_bytes_per_s"])
     held_then = min(quotas.total_bytes, sum(used.values()) + sum(rates.values()) * outage_h * 3600)
     after_s = drain_time_s(held_then, sum(rates.values()), pace["drain_bytes_per_s"])

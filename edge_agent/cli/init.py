@@ -52,9 +52,10 @@ unread_s = {bounds.unread_s:.0f}                   # a connection that reads not
 quota_bytes = 1073741824        # full: oldest readings go and leave a gap record; alarms and replies wait
 ballast_bytes = 4194304         # kept free on the disk for alarms and replies when it is full
 # key_file = "buffer.key"       # encrypts what is stored; `edgectl buffer make-key` writes one, keep it on another medium
+bulk_after_s = 10               # what would wait longer than this for the cloud goes to `bulk`, so that `live` is short; 0: never
 close_after_ms = 50             # a reading is on disk after at most about this long
 
-# [buffer.live]                 # also alarm, reply, bulk: what is left out stands as shown
+# [buffer.live]                 # also alarm, reply, bulk (as live, where it is left out): what is left out stands as shown
 # overflow = "drop_oldest"      # or drop_newest, thin (every keep_every-th of the oldest stays), block (its producers wait)
 # quota_bytes = 1073741824      # the most this lane may hold
 # reserve_bytes = 0             # kept free for this lane (alarm, reply: a thirty-second of the buffer)

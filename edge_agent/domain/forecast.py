@@ -35,6 +35,15 @@ class Forecast:
     drain_s: float | None
 
 
+def in_an_outage(rates: Mapping[Lane, float]) -> dict[Lane, float]:
+    """Where present rates go while the cloud is away: readings lie in `bulk`, all but the first seconds.
+
+    >>> in_an_outage({**dict.fromkeys(LANES, 1.0), Lane.LIVE: 100.0})[Lane.BULK]
+    101.0
+    """
+    return {**rates, Lane.LIVE: 0.0, Lane.BULK: rates[Lane.LIVE] + rates[Lane.BULK]}
+
+
 def forecast(quotas: Quotas, used: Mapping[Lane, float], rates: Mapping[Lane, float], drain_bytes_per_s: float | None) -> Forecast:
     """Bytes held and bytes/s arriving by lane; `drain_bytes_per_s` is what the uplink carried at its best.
 

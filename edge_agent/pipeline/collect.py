@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from edge_agent.domain.batch import RECORD_BYTES, Batch, Shape
+from edge_agent.domain.freshness import Freshness
 from edge_agent.domain.seen import SeenRing
 from edge_agent.ports import Outbox, OutboxClosed, OutboxUnavailable
 from protocols.edgelink.frame import encode_body
@@ -25,8 +26,8 @@ RETRY_S = 0.5  # after the disk refused; rows wait in memory up to the bounds ab
 class Collector:
     """`Intake` over an outbox: one commit is in flight at a time.
 
-    A frame closes after `close_after_s`, at 64 KiB, as soon as 1,000 readings wait and no commit is in flight, and with an alarm or a
-    reply at once.
+    Readings go to `live`, or to `bulk` while they would wait behind a backlog there. A frame closes after `close_after_s`, at 64 KiB,
+    as soon as 1,000 readings wait and no commit is in flight, and with an alarm or a reply at once.
     """
 
     def __init__(
@@ -35,11 +36,14 @@ class Collector:
         seen: Mapping[Lane, SeenRing],
         *,
         close_after_s: float,
+        bulk_after_s: float = 0.0,
         retry_s: float = RETRY_S,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`bulk_after_s`: see `Freshness`."""
         self._outbox, self._seen, self._now_s = outbox, seen, now_s
         self._close_after_s, self._retry_s = close_after_s, retry_s
+        self._fresh = Freshness(bulk_after_s)
         self._open: dict[Lane, Batch] = {lane: Batch() for lane in LANES}
         self._unsure: dict[tuple[Lane, int], Batch] = {}  # stamped while the clock was unknown: frames of their own, by period
         self._live = self._open[Lane.LIVE]
@@ -148,9 +152,14 @@ class Collector:
         marks = self._marks[lane] | (ring.take() if ring is not None else {})
         self._open[lane], self._marks[lane] = Batch(), {}
         self._live = self._open[Lane.LIVE]
+        into = Lane.BULK if lane is Lane.LIVE and self._behind() else lane
         for place, (batch, period) in enumerate(batches, 1):
             self._waiting += batch.readings
-            self._closed.append(_Frame(lane, batch, marks if place == len(batches) else {}, period))  # with the last: all are in by then
+            self._closed.append(_Frame(into, batch, marks if place == len(batches) else {}, period))  # with the last: all are in by then
+
+    def _behind(self) -> bool:
+        held = self._outbox.state().lanes[Lane.LIVE]
+        return self._fresh.look(self._now_s(), held.floor, held.next_seq)
 
     async def _close_and_commit(self) -> None:
         for lane in LANES:

@@ -2,7 +2,8 @@
 
     python tests/faults/day_writer.py CONFIGURATION PRODUCT_KEY DEVICE BEGIN_MS SECONDS
 
-A frame a second with ten rows of a hundred properties. Prints the number of readings acknowledged.
+Into the lane in which an outage's readings lie; a frame a second with ten rows of a hundred properties. Prints the number of readings
+acknowledged.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ async def write(file: Path, product_key: str, device: str, begin_ms: int, second
     written = 0
     for first in range(0, seconds, AT_ONCE):
         some = range(first, min(first + AT_ONCE, seconds))
-        await asyncio.gather(*(outbox.append(Lane.LIVE, body(dictionary, begin_ms + 1000 * n), PROPERTIES * ROWS) for n in some))
+        await asyncio.gather(*(outbox.append(Lane.BULK, body(dictionary, begin_ms + 1000 * n), PROPERTIES * ROWS) for n in some))
         written += len(some) * PROPERTIES * ROWS
     await outbox.close()
     return written

@@ -148,7 +148,7 @@ def surge(stage: Stage) -> Tally:
         cloud.device(key, f"d{number}", f"{name}-{number}")
         gateway = f"{name}-g{number}"
         signed = sign("gateway", gateway, cloud.device("gateway", gateway, f"{name}-{number}"))
-        client = Client(signed.client_id, f"/edge/gateway/{gateway}/up/live", signed.username, signed.password.decode())
+        client = Client(signed.client_id, f"/edge/gateway/{gateway}/up/bulk", signed.username, signed.password.decode())
         streams.append(stream_of(client, backlog(key, f"d{number}", number, begin_ms, step_ms), 16))
     live_key = cloud.product(f"{name} live", TSL)
     live = TestAppliance(cloud.mqtt_port, live_key, "live", cloud.device(live_key, "live"))
@@ -195,7 +195,7 @@ def backlog(key: str, device: str, number: int, begin_ms: int, step_ms: int) -> 
     series = np.repeat(np.arange(4, dtype=np.uint32), each)
     for n in range(FRAMES):
         times = np.tile(begin_ms + step_ms * (n * each + np.arange(each)), 4)
-        header = FrameHeader(number.to_bytes(16, "big"), 1, Lane.LIVE, n + 1, 1, begin_ms + n)
+        header = FrameHeader(number.to_bytes(16, "big"), 1, Lane.BULK, n + 1, 1, begin_ms + n)
         frames.append(stamp(encode_body(Columns(dictionary, series, times, np.round(200 + 50 * np.sin(times / 60_000), 1))), header))
     return frames
 

@@ -65,6 +65,41 @@ def test_another_buffer_leaves_a_gap_of_the_gateway_from_where_the_last_one_was_
     assert evaluate(on, up(frame(3))).append.gaps == []
 
 
+def reset_gaps(effects: Effects) -> list[tuple[int, int]]:
+    return [(gap.from_ms, gap.to_ms) for gap in effects.append.gaps if gap.reason is GapReason.BUFFER_RESET]
+
+
+def outage(on: Evaluator, buffer_id: str, held: int) -> Effects:
+    """The gateway connects with so many frames of an outage."""
+    spans = {lane: LaneSpan(1, 1) for lane in Lane} | {Lane.BULK: LaneSpan(1, held + 1)}
+    message = encode_message(Exchange(buffer_id, 1, spans))
+    return evaluate(on, batch(message, session=GATEWAY, topic="/edge/gateway/g1/up/exchange"))
+
+
+def test_a_buffer_lost_in_the_middle_of_its_backlog_leaves_a_gap_from_where_the_outage_began() -> None:
+    """Live readings from after the outage came before the backlog; they do not make what is missing any newer."""
+    old = (LIVE_KEY[0], "0" * 32)
+    on = evaluator({(*old, Lane.LIVE): Mark(9, NOW - 5_000)})  # the last before the outage
+    memory = outage(on, "0" * 32, held=100).marks
+    assert memory == {(*old, Lane.BULK): Mark(0, NOW - 5_000, announced=100)}
+    on = evaluator({(*old, Lane.LIVE): Mark(20, NOW - 100), **memory})  # after the outage, and after a restart of ours
+    assert reset_gaps(evaluate(on, up(frame(1)))) == [(NOW - 5_000, NOW + 1)]
+    assert reset_gaps(evaluate(on, up(frame(1, lane=Lane.BULK), topic=LIVE.replace("live", "bulk")))) == [], "said once"
+
+
+def test_a_backlog_that_was_told_in_full_makes_no_gap_longer() -> None:
+    old = (LIVE_KEY[0], "0" * 32)
+    on = evaluator({(*old, Lane.LIVE): Mark(20, NOW - 100), (*old, Lane.BULK): Mark(100, NOW - 90_000, announced=100)})
+    assert reset_gaps(evaluate(on, up(frame(1)))) == [(NOW - 100, NOW + 1)]
+
+
+def test_a_second_outage_begins_where_live_readings_ended_and_not_with_the_first() -> None:
+    old = (LIVE_KEY[0], "0" * 32)
+    on = evaluator({(*old, Lane.LIVE): Mark(20, NOW - 700), (*old, Lane.BULK): Mark(100, NOW - 90_000, announced=100)})
+    assert outage(on, "0" * 32, held=150).marks[(*old, Lane.BULK)] == Mark(100, NOW - 700, announced=150)
+    assert (*old, Lane.BULK) not in outage(on, "0" * 32, held=150).marks, "the same again is nothing new"
+
+
 def test_a_frame_that_comes_again_changes_nothing_and_is_acknowledged_again() -> None:
     on = evaluator()
     evaluate(on, up(frame(1), frame(2)))
