@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.domain.quotas import Overflow
 from edge_agent.settings import load
 from edge_agent.southbound.plan import ModbusPlan, SerialPlan, SerialTag
+from protocols.edgelink.lanes import Lane
 from protocols.errors import Reason, Refused
 from protocols.field.modbus import NumberType, Table
 from protocols.field.serial_line import TagType
@@ -165,3 +167,16 @@ def test_a_serial_line_becomes_a_plan(tmp_path: Path) -> None:
 def test_a_wrong_serial_line_says_what_is_wrong(tmp_path: Path, old: str, new: str, says: str) -> None:
     with pytest.raises(Refused, match=says):
         load(write(tmp_path, TEXT + SERIAL.replace(old, new)), {})
+
+
+def test_an_outage_s_lane_takes_what_is_said_of_live_unless_it_says_otherwise(tmp_path: Path) -> None:
+    said = "[buffer]\nquota_bytes = 100000000\n"
+    said += '[buffer.live]\noverflow = "block"\nquota_bytes = 50000000\nreserve_bytes = 70000\nmax_age_s = 60\n'
+    quotas = load(write(tmp_path, TEXT + said), {}).buffer.quotas
+    live, bulk = quotas.lanes[Lane.LIVE], quotas.lanes[Lane.BULK]
+    assert (live.overflow, live.quota_bytes, live.max_age_s) == (Overflow.BLOCK, 50_000_000, 60)
+    assert (bulk.overflow, bulk.quota_bytes, bulk.max_age_s) == (Overflow.BLOCK, 50_000_000, 60)
+    assert (live.reserve_bytes, bulk.reserve_bytes) == (70_000, 0), "a reserve is not kept twice"
+    own = said + '[buffer.bulk]\noverflow = "thin"\nmax_age_s = 0\n'
+    bulk = load(write(tmp_path, TEXT + own), {}).buffer.quotas.lanes[Lane.BULK]
+    assert (bulk.overflow, bulk.quota_bytes, bulk.max_age_s) == (Overflow.THIN, 50_000_000, None)
