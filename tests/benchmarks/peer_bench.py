@@ -6,7 +6,6 @@ ten appliances send 250 messages/s; messages that were acknowledged to an applia
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import pickle
@@ -18,16 +17,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 from tests.benchmarks.ingest_bench import stream_of
 from tests.benchmarks.peer.contestant import VALUES, WINDOW, Appliances, Contestant, cpu_s, fill_up, rss_mb, settle
 from tests.benchmarks.peer.hearthline import Hearthline
 from tests.benchmarks.peer.thingsboard import STORAGES, TUNED, VERSION, ThingsBoardGateway
 from tests.benchmarks.row import Row
+from tests.faults.rows_buffer import power_cut_disk
 
 ROOT = Path(__file__).parent.parent.parent
-SHARED = Path(os.environ.get("HEARTHLINE_SHARED", ROOT.parent / "shared"))
 MANY, FEW = 100, 10  # appliances
 MESSAGES = 25_000
 FIRST = 1_001  # their first number: those before it are for the acquaintance
@@ -120,7 +118,7 @@ def killed(make: Make) -> tuple[int, int]:
 
 def power_cut(make: Make) -> tuple[int, int]:
     """The same when the power of its data's file system is cut: what was not fsynced is gone."""
-    with power_cut_tool().PowerCut(megabytes=256) as disk, running(make, FEW, started=False) as contestant:
+    with power_cut_disk(256) as disk, running(make, FEW, started=False) as contestant:
         put_on(contestant, disk.path)
         contestant.start()
         appliances = promised_while_away(contestant)
@@ -180,15 +178,6 @@ def lost(contestant: Contestant, promised: set[tuple[int, int]]) -> int:
     contestant.start()
     settle(contestant, len(promised), still_s=STILL_S, most_s=PATIENCE_S)
     return len(promised - contestant.found())
-
-
-def power_cut_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("power_cut", SHARED / "tools" / "power_cut.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 LOSSES: Mapping[str, Callable[[Make], tuple[int, int]]] = {"kill": killed, "power_cut": power_cut, "disk_full": disk_full}
