@@ -32,15 +32,16 @@ def balance(buffer: Mapping[str, Any]) -> dict[str, Any]:
     return {**total, "buffered": buffered, "balanced": balanced}
 
 
-def balance_between(stretches: Sequence[Stretch], from_ms: int, to_ms: int) -> dict[str, Any]:
-    """The account of what was collected in an interval, widened to whole stretches of ten minutes.
+def balance_between(stretches: Sequence[Stretch], from_ms: int | None, to_ms: int | None) -> dict[str, Any]:
+    """The account of what was collected in an interval (None: without a bound), widened to whole stretches of ten minutes.
 
     >>> found = balance_between([Stretch(0, 10, 6, 3, 1), Stretch(600_000, 5, 5, 0, 0)], 60_000, 500_000)
     >>> found["from_ms"], found["to_ms"], found["collected"], found["balanced"]
     (0, 600000, 10, True)
     """
-    from_ms, to_ms = from_ms // STRETCH_MS * STRETCH_MS, -(-to_ms // STRETCH_MS) * STRETCH_MS
-    inside = [one for one in stretches if from_ms <= one.from_ms < to_ms]
+    from_ms = None if from_ms is None else from_ms // STRETCH_MS * STRETCH_MS
+    to_ms = None if to_ms is None else -(-to_ms // STRETCH_MS) * STRETCH_MS
+    inside = [one for one in stretches if (from_ms is None or from_ms <= one.from_ms) and (to_ms is None or one.from_ms < to_ms)]
     total = {name: sum(getattr(one, name) for one in inside) for name in ("collected", "delivered", "in_gaps", "buffered")}
     balanced = total["collected"] == total["delivered"] + total["buffered"] + total["in_gaps"]
     return {"from_ms": from_ms, "to_ms": to_ms, **total, "balanced": balanced}
@@ -65,11 +66,13 @@ def account(
     if begin is None and end is None:
         found = balance(buffer_of(session.settings(), as_of_now=True))
     else:
-        from_ms = 0 if begin is None else _time(begin, "--from")
-        to_ms = (1 << 62) if end is None else _time(end, "--to")
+        from_ms = None if begin is None else _time(begin, "--from")
+        to_ms = None if end is None else _time(end, "--to")
         found = balance_between(_stretches(session.settings()), from_ms, to_ms)
         if output is Format.TABLE:
-            typer.echo(f"from {when(found['from_ms'])} to {'now' if end is None else when(found['to_ms'])}")
+            typer.echo(
+                f"from {'the first' if begin is None else when(found['from_ms'])} to {'now' if end is None else when(found['to_ms'])}"
+            )
     row = (found["collected"], found["delivered"], found["buffered"], found["in_gaps"], "yes" if found["balanced"] else "NO")
     show(found, output, [row], HEAD)
     if not found["balanced"]:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -218,11 +219,17 @@ async def test_edgectl_says_the_same_of_a_running_and_of_a_stopped_agent(agent: 
         assert (code, status["running"], status["uplink"]["connected"]) == (0, True, False)
         expected = (0, {"collected": 3, "delivered": 0, "in_gaps": 0, "buffered": 3, "balanced": True})
         assert edgectl(agent, "account") == expected
+        since = datetime.fromtimestamp(time.time() - 3_600, UTC).isoformat()
+        code, hour = edgectl(agent, "account", "--from", since)  # the agent is asked for it
+        assert (code, hour["collected"], hour["buffered"], hour["balanced"]) == (0, 3, 3, True)
+        code, before = edgectl(agent, "account", "--to", since)
+        assert (code, before["collected"]) == (0, 0)
         code, devices = edgectl(agent, "device", "list")
         assert (code, devices[0]["device_name"], devices[0]["source"]) == (0, "hood", "front_door")
         process.kill()
         process.wait()
         assert edgectl(agent, "account") == expected
+        assert edgectl(agent, "account", "--from", since) == (0, hour)
         assert edgectl(agent, "buffer", "status")[1]["lanes"]["live"]["readings"] == 3
         assert edgectl(agent, "status")[0] == 4
 
