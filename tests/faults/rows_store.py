@@ -155,10 +155,11 @@ def newest_of(cloud: Cloud, device: TestAppliance) -> int:
     how="ext4 shut down without its log while rows are put in order",
 )
 def power_cut_under_the_store(stage: Stage) -> Tally:
-    return Tally.total(store_cut_once(stage.chance.choice([20, 60, 150, 400]), stage.code) for _ in range(stage.runs))
+    chance = stage.chance
+    return Tally.total(store_cut_once(chance.choice([20, 60, 150, 400]), chance.random() * 0.02, stage.code) for _ in range(stage.runs))
 
 
-def store_cut_once(acknowledged: int, code: Path) -> Tally:
+def store_cut_once(acknowledged: int, then_s: float, code: Path) -> Tally:
     """What the store answered is there, once, and nothing else."""
     with power_cut_disk(256) as disk:
         file = disk.path / "telemetry.duckdb"
@@ -171,6 +172,7 @@ def store_cut_once(acknowledged: int, code: Path) -> Tally:
             last = int(line)
             if last >= acknowledged:
                 break
+        time.sleep(then_s)  # anywhere in the next append, or one behind it; right behind an answer nothing is under way
         disk.cut()
         writer.kill()
         writer.stdout.close()
