@@ -53,9 +53,7 @@ MUTANTS = {
         "        self._file.commit()\n        self._blocked = deque(parked)",
         "        self._report(done)\n        time.sleep(0.01)\n        self._file.commit()\n        self._blocked = deque(parked)",
     ),
-    "believe_damaged_frames": Mutant(
-        "edge_agent/buffer/frame_file.py", "            if zlib.crc32(body) != crc:\n", "            if False:\n"
-    ),
+    "believe_damaged_frames": Mutant("edge_agent/buffer/lane_rows.py", "        if zlib.crc32(stored) != crc:\n", "        if False:\n"),
     "refused_is_fine": Mutant(
         "edge_agent/buffer/outbox.py",
         "            return [(job, None, _meaning(error)) for job in writes]",
