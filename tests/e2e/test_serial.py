@@ -46,7 +46,7 @@ def test_every_row_of_a_controller_is_stored_once_over_noise_kills_and_a_pulled_
 
 def test_what_a_controller_could_not_hold_lies_in_a_named_gap(cloud: Cloud, tmp_path: Path) -> None:
     """Its memory holds 40 rows; the agent is away for more, and then its supply dips."""
-    with lone_module(cloud, tmp_path, "short", "--memory", "40", rows=700, rate=50) as (site, controller, cable):
+    with lone_module(cloud, tmp_path, "short", "--memory", "40", rows=1_400, rate=50) as (site, controller, cable):
         log = tmp_path / "oven.jsonl"
 
         def taken() -> int:
@@ -65,8 +65,8 @@ def test_what_a_controller_could_not_hold_lies_in_a_named_gap(cloud: Cloud, tmp_
         assert controller.wait(60) == 0
         account = settled(cloud, site.keys["oven"], "oven", tmp_path / "oven.jsonl", raw=True)
         print(account)
-        assert account.produced == 700 * 2
-        assert 0 < account.in_gaps < 700
+        assert account.produced == 1_400 * 2
+        assert 0 < account.in_gaps < 1_400
         assert (account.stored + account.in_gaps, account.duplicates, account.lost) == (account.produced, 0, [])
         reasons = {gap.reason for gap in cloud.api.gaps(site.keys["oven"], "oven", "level")}
         assert {"agent_down", "device_unreachable"} <= reasons <= {"agent_down", "device_unreachable", "overrun"}
