@@ -33,6 +33,9 @@ def playing(stage: Stage, what: str, rows: int) -> Iterator[Scene]:
     """A machine, an appliance behind a gateway and a direct one, all at work."""
     with scene(stage.cloud(), stage.folder, called(stage, what), rows, code=stage.code) as played:
         wait_rows(played.logs["direct"], 20)
+        # Who is killed before its first row of the machine is on disk does not know that there was one.
+        machine = f"/v1/telemetry/{played.site.keys['machine']}/machine"
+        wait_until(lambda: played.cloud.api.get(machine), 20, "the machine's first row")
         yield played
 
 
