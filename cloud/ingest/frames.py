@@ -23,6 +23,7 @@ from protocols.errors import Reason, Refused
 from protocols.thing.model import ThingModel
 
 READINGS = (Lane.LIVE, Lane.BULK)
+MOST_SEQ = 1 << 56  # a frame's header has no more
 GIVEN_UP = frozenset({GapReason.OVERFLOW, GapReason.THINNED, GapReason.EXPIRED, GapReason.BUFFER_DAMAGED})
 
 
@@ -259,6 +260,8 @@ class Frames:
         mark = self._marks.get(key, Mark())
         if span is None or span.next - 1 <= max(mark.sequence, mark.announced):
             return
+        if span.next > MOST_SEQ:  # it is kept: what no database takes would stop everybody behind it
+            raise Refused(Reason.OUT_OF_RANGE, f"bulk: its next frame would be {span.next}, and no lane counts beyond {MOST_SEQ}")
         live = self._marks.get((gateway_id, message.buffer_id, Lane.LIVE), Mark())
         begin_ms = mark.created_ms if mark.pending else max(mark.created_ms, live.created_ms)
         self._marks[key] = self.moved[key] = msgspec.structs.replace(mark, created_ms=begin_ms, announced=span.next - 1)

@@ -28,6 +28,8 @@ def rekey(path: Path, before: Seal, after: Seal) -> int:
             return _all_rows(db, before, after)
         finally:
             db.close(True)
+    except apsw.BusyError as error:
+        raise OutboxUnavailable(f"an agent has {path} open: stop it, then ask again") from error
     except apsw.Error as error:
         raise translated(error) from error
 

@@ -192,6 +192,13 @@ def test_a_change_of_the_key_that_was_cut_short_is_not_mistaken_for_damage(tmp_p
             opened(path, seal)
 
 
+def test_the_key_of_a_running_agent_is_not_changed_and_the_answer_says_to_stop_it(tmp_path: Path) -> None:
+    file = opened(tmp_path / "b.db")
+    with pytest.raises(OutboxUnavailable, match="stop it"):
+        rekey(tmp_path / "b.db", KEY, OTHER)
+    file.close()
+
+
 def test_a_third_key_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "b.db"
     write(path, range(3))

@@ -87,6 +87,13 @@ def test_a_buffer_lost_in_the_middle_of_its_backlog_leaves_a_gap_from_where_the_
     assert reset_gaps(evaluate(on, up(frame(1, lane=Lane.BULK), topic=LIVE.replace("live", "bulk")))) == [], "said once"
 
 
+def test_a_backlog_beyond_all_numbers_is_quarantined_and_remembered_nowhere() -> None:
+    on = evaluator()
+    effects = outage(on, "0" * 32, held=1 << 62)
+    assert reasons(effects) == ["bad_envelope"]
+    assert effects.marks == {}
+
+
 def test_a_backlog_that_was_told_in_full_makes_no_gap_longer() -> None:
     old = (LIVE_KEY[0], "0" * 32)
     on = evaluator({(*old, Lane.LIVE): Mark(20, NOW - 100), (*old, Lane.BULK): Mark(100, NOW - 90_000, announced=100)})
