@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from edge_agent.domain.batch import Shape
 from edge_agent.domain.scoring import Rows, Scores
@@ -70,13 +70,9 @@ class OutboxState:
         }
 
 
-STRETCH_MS: Final = 600_000
-"""How finely the outbox remembers what came of its readings: ten minutes."""
-
-
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What came of the readings that were appended from `from_ms` on for `STRETCH_MS`, by the agent's clock of that moment."""
+    """What came of the readings that were appended from `from_ms` on for ten minutes, by the agent's clock of that moment."""
 
     from_ms: int
     collected: int

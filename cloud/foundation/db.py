@@ -145,23 +145,34 @@ def upsert(
     *,
     keys: Iterable[str],
     newer_if: Callable[[Any, Any], Any] | None = None,
+    added: Iterable[str] = (),
 ) -> None:
     """Insert rows or, where `keys` exist, replace the other columns given; `newer_if(new, old)` makes the condition on columns.
+
+    Columns in `added` are numbers that are added to what is there.
 
     One executemany on both engines. Rows must be unique by `keys`, as PostgreSQL refuses to touch a row twice in a statement.
     The statement is built once for each `newer_if`: give a function of the module, not a lambda made in the call.
     """
     if rows:
-        session.execute(_upsert_statement(session.get_bind().dialect.name, table, tuple(rows[0]), tuple(keys), newer_if), list(rows))
+        session.execute(
+            _upsert_statement(session.get_bind().dialect.name, table, tuple(rows[0]), tuple(keys), newer_if, tuple(added)), list(rows)
+        )
 
 
 @lru_cache(maxsize=256)
 def _upsert_statement(
-    dialect: str, table: Table, columns: tuple[str, ...], keys: tuple[str, ...], newer_if: Callable[[Any, Any], Any] | None
+    dialect: str,
+    table: Table,
+    columns: tuple[str, ...],
+    keys: tuple[str, ...],
+    newer_if: Callable[[Any, Any], Any] | None,
+    added: tuple[str, ...],
 ) -> Executable:
     statement = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-    changed = {name: statement.excluded[name] for name in columns if name not in keys}
-    condition = newer_if(statement.excluded, table.c) if newer_if else None
+    fresh = statement.excluded
+    changed = {name: table.c[name] + fresh[name] if name in added else fresh[name] for name in columns if name not in keys}
+    condition = newer_if(fresh, table.c) if newer_if else None
     return statement.on_conflict_do_update(index_elements=keys, set_=changed, where=condition)
 
 

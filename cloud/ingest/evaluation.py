@@ -371,6 +371,7 @@ class Evaluator:
                 self._rows.gaps,
                 self._rows.notes,
                 self._received_ms,
+                self._rows.sendings,
             ),
             received_ms=self._received_ms,
             marks=self._frames.take_moved(),
@@ -381,6 +382,7 @@ class Evaluator:
             unreadable=self._unreadable,
             downlinks=[*self._downlinks, *self._frames.take_answers()],
             messages=self._messages,
+            booking=self._frames.take_booking(),
             unheard=self._posts.unheard,
         )
         self._start, self._posts.unheard = self.position, 0

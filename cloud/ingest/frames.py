@@ -8,23 +8,24 @@ import msgspec
 from cloud.access.model import Downlink, SessionRow
 from cloud.devices.model import CommandReply, DeviceFacts, PresenceChange
 from cloud.ingest.columns import FrameColumns, bound, checked, read_json
-from cloud.ingest.model import LATEST_AHEAD_MS, UNEXPECTED, LaneKey, Mark, Reset, Rows, SeriesBook
+from cloud.ingest.model import LATEST_AHEAD_MS, UNEXPECTED, Booking, LaneKey, Mark, Reset, Rows, SeriesBook
 from cloud.ingest.posts import Refuse
 from cloud.ingest.registry import DeviceKey
-from cloud.telemetry.model import ClockNote, Gap, SeriesKey, Text
+from cloud.telemetry.model import DAY_MS, ClockNote, Gap, Sending, SeriesKey, Text
 from cloud.telemetry.model import Kind as SeriesKind
 from protocols.edgelink.frame import Frame, FrameHeader, decode_frame, decode_header
 from protocols.edgelink.lanes import Gap as EdgeGap
 from protocols.edgelink.lanes import GapReason, Lane, Verdict, Watermark
 from protocols.edgelink.messages import Committed, Exchange, ExchangeReply, decode_message, encode_message
-from protocols.edgelink.records import ClockRecord, EventRecord, GapRecord, PresenceRecord, Record, ReplyRecord
+from protocols.edgelink.records import ClockRecord, EventRecord, GapRecord, PresenceRecord, Record, ReplyRecord, TallyRecord
+from protocols.edgelink.stretches import given_up, stretch_of
 from protocols.edgelink.topics import EdgeChannel, EdgeTopic
 from protocols.errors import Reason, Refused
 from protocols.thing.model import ThingModel
 
 READINGS = (Lane.LIVE, Lane.BULK)
+DELAY_MS = 1_000  # how exactly it is kept when a gateway sent its frames
 MOST_SEQ = 1 << 56  # a frame's header has no more
-GIVEN_UP = frozenset({GapReason.OVERFLOW, GapReason.THINNED, GapReason.EXPIRED, GapReason.BUFFER_DAMAGED})
 
 
 class BadFrame(msgspec.Struct, frozen=True):
@@ -65,7 +66,7 @@ def devices_of(frame: Frame | BadFrame) -> set[DeviceKey]:
     for record in frame.records:
         if isinstance(record, GapRecord):
             devices.add((record.gap.product_key, record.gap.device_name))
-        elif not isinstance(record, ReplyRecord):
+        elif not isinstance(record, ReplyRecord | TallyRecord):
             devices.add((record.product_key, record.device_name))
     return devices
 
@@ -79,6 +80,8 @@ class Frames:
         self._marks = dict(marks)
         self._columns = FrameColumns(book, refuse)
         self.moved: dict[LaneKey, Mark] = {}
+        self._booking = Booking()
+        self._delays: dict[int, int] = {}  # of gateways, as the store was last told
         self.answers: dict[tuple[str, str, str], dict[Lane, int]] = {}  # gateway and buffer -> watermarks to tell
         self.resend: set[tuple[str, str, str]] = set()  # gateways that are ahead of us: they have to look back
 
@@ -117,9 +120,10 @@ class Frames:
             return
         if not mark.sequence:
             self._replaced(session, key, header.created_ms, rows)
-        readings, in_gaps = counted(frame)
+        readings, in_gaps = self._count(key, mark, header, frame)
         moved = Mark(header.seq, header.created_ms, mark.readings + readings, mark.in_gaps + in_gaps, mark.announced)
         self._marks[key] = self.moved[key] = moved
+        self._travelled(session, header, received_ms, sequence, rows)
         gateway = registry.get((session.product_key, session.device_name))
         try:
             if isinstance(frame, BadFrame):
@@ -219,6 +223,8 @@ class Frames:
         commands: list[CommandReply],
     ) -> None:
         try:
+            if isinstance(record, TallyRecord):
+                return  # it was counted with its frame
             if isinstance(record, ReplyRecord):
                 commands.append(CommandReply(record.command_id, gateway.device_id, record.code, read_json(record.data), received_ms))
                 return
@@ -288,13 +294,30 @@ class Frames:
         moved, self.moved = self.moved, {}
         return moved
 
+    def take_booking(self) -> Booking:
+        booking, self._booking = self._booking, Booking()
+        return booking
 
-def counted(frame: Frame | BadFrame) -> tuple[int, int]:
-    """Readings in a frame, and those that its gap records say the buffer gave up."""
-    if isinstance(frame, BadFrame):
-        return 0, 0
-    gaps = [record.gap for record in frame.records if isinstance(record, GapRecord)]
-    return frame.columns.count, sum(gap.count or 0 for gap in gaps if gap.reason in GIVEN_UP)
+    def _travelled(self, session: SessionRow, header: FrameHeader, received_ms: int, sequence: int, rows: Rows) -> None:
+        """How long a frame was under way, told the store when it is another time than before."""
+        if header.sent_ms:
+            delay_ms = received_ms - header.sent_ms
+            known = self._delays.get(session.device_id)
+            if known is None or abs(delay_ms - known) >= DELAY_MS:
+                self._delays[session.device_id] = delay_ms
+                rows.sendings.append(Sending(session.product_key, session.device_name, sequence, delay_ms))
+
+    def _count(self, key: LaneKey, mark: Mark, header: FrameHeader, frame: Frame | BadFrame) -> tuple[int, int]:
+        """Readings in a frame, and those that it says the buffer gave up; each is booked under the time of its own frame."""
+        if header.created_ms // DAY_MS != mark.created_ms // DAY_MS:
+            self._booking.new_day.add(key)
+        if isinstance(frame, BadFrame):
+            return 0, 0
+        lost = given_up(header.created_ms, frame.records)
+        self._booking.enter(key, stretch_of(header.created_ms), delivered=frame.columns.count)
+        for from_ms, count in lost.items():
+            self._booking.enter(key, from_ms, in_gaps=count)
+        return frame.columns.count, sum(lost.values())
 
 
 def _gap(session: SessionRow, mark: Mark, header: FrameHeader, reason: GapReason) -> Gap:

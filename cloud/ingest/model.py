@@ -9,7 +9,7 @@ import numpy as np
 
 from cloud.access.model import Downlink
 from cloud.devices.model import CommandReply, PresenceChange
-from cloud.telemetry.model import Append, ClockNote, Gap, Ints64, Kind, Numbers, Position, Series, SeriesKey, Text
+from cloud.telemetry.model import Append, ClockNote, Gap, Ints64, Kind, Numbers, Position, Sending, Series, SeriesKey, Text
 from protocols.alink.messages import AHEAD_MS
 from protocols.edgelink.lanes import Lane
 from protocols.errors import Reason
@@ -40,6 +40,23 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
     @property
     def pending(self) -> bool:
         return self.sequence < self.announced
+
+
+AccountKey = tuple[int, str, Lane, int]
+"""(gateway's device id, buffer id in hex, lane, begin of ten minutes in ms)"""
+
+
+@dataclass(slots=True)
+class Booking:
+    """What a batch adds to the account by stretches: readings delivered and in gaps, and the lanes for which a new day began."""
+
+    entries: dict[AccountKey, tuple[int, int]] = field(default_factory=dict)
+    new_day: set[LaneKey] = field(default_factory=set)
+
+    def enter(self, key: LaneKey, from_ms: int, *, delivered: int = 0, in_gaps: int = 0) -> None:
+        if delivered or in_gaps:
+            had = self.entries.get((*key, from_ms), (0, 0))
+            self.entries[*key, from_ms] = (had[0] + delivered, had[1] + in_gaps)
 
 
 class Reset(msgspec.Struct, frozen=True, gc=False):
@@ -104,6 +121,7 @@ class Effects:
     unreadable: Sequence[Unreadable]
     downlinks: Sequence[Downlink]
     messages: int
+    booking: Booking = field(default_factory=Booking)
     unheard: int = 0  # messages on custom topics, which nobody listens to yet
 
 
@@ -162,6 +180,7 @@ class Rows:
         self.texts: list[Text] = []
         self.gaps: list[Gap] = []
         self.notes: list[ClockNote] = []
+        self.sendings: list[Sending] = []
         self.reported: Reported = {}  # of texts; that of numbers is computed from the columns
         self._pieces: list[Numbers] = []
         self._held = 0

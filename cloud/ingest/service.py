@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Table, func, select, tuple_, update
+from sqlalchemy import Table, delete, func, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -16,12 +16,14 @@ from cloud.devices.service import apply_presence, apply_reported, complete_comma
 from cloud.foundation.db import Database, upsert
 from cloud.foundation.logs import get_logger
 from cloud.ingest.model import Effects, Mark, Memory, Quarantined, Reset
-from cloud.ingest.tables import IngestPosition, Quarantine, UnreadableMessage, Watermark
+from cloud.ingest.tables import AccountStretch, IngestPosition, Quarantine, UnreadableMessage, Watermark
 from cloud.telemetry.model import Position
 from protocols.edgelink.lanes import Lane
+from protocols.edgelink.stretches import STRETCHES
 
 _position: Table = IngestPosition.__table__  # type: ignore[assignment]
 _watermark: Table = Watermark.__table__  # type: ignore[assignment]
+_stretch: Table = AccountStretch.__table__  # type: ignore[assignment]
 _quarantine: Table = Quarantine.__table__  # type: ignore[assignment]
 _unreadable: Table = UnreadableMessage.__table__  # type: ignore[assignment]
 
@@ -71,12 +73,16 @@ def _commit(database: Database, partition: int, effects: Effects, apply: _Apply)
     with database.system() as work:
         session, end = work.session, effects.append.end
         row = {"partition": partition, "stream_id": end.stream_id, "sequence": end.sequence, "received_ms": effects.received_ms}
+        held = session.get(IngestPosition, partition)
+        known = held is not None and held.stream_id == end.stream_id and held.sequence >= end.sequence  # repeated: it is counted
         upsert(session, _position, [row], keys=("partition",))
         marks = [
             {"gateway_id": gateway_id, "buffer_id": buffer_id, "lane": str(lane), **msgspec.structs.asdict(mark)}
             for (gateway_id, buffer_id, lane), mark in effects.marks.items()
         ]
         upsert(session, _watermark, marks, keys=("gateway_id", "buffer_id", "lane"))
+        if not known:
+            _book(session, effects)
         kept, beyond = _room(session, effects.quarantined)
         apply(
             session,
@@ -93,6 +99,26 @@ def _commit(database: Database, partition: int, effects: Effects, apply: _Apply)
         apply(session, list(effects.reported.items()), lambda reported: apply_reported(session, dict(reported)))
         complete_commands(session, effects.commands)
         work.commit()
+
+
+def _book(session: Session, effects: Effects) -> None:
+    """Add to the account by stretches. Once a day the oldest ones of a lane go, if there are more than are kept."""
+    rows = [
+        {
+            "gateway_id": gateway_id,
+            "buffer_id": buffer_id,
+            "lane": str(lane),
+            "from_ms": from_ms,
+            "delivered": delivered,
+            "in_gaps": in_gaps,
+        }
+        for (gateway_id, buffer_id, lane, from_ms), (delivered, in_gaps) in effects.booking.entries.items()
+    ]
+    upsert(session, _stretch, rows, keys=("gateway_id", "buffer_id", "lane", "from_ms"), added=("delivered", "in_gaps"))
+    for gateway_id, buffer_id, lane in effects.booking.new_day:
+        of_lane = (_stretch.c.gateway_id == gateway_id, _stretch.c.buffer_id == buffer_id, _stretch.c.lane == str(lane))
+        beyond = select(_stretch.c.from_ms).where(*of_lane).order_by(_stretch.c.from_ms.desc()).limit(1).offset(STRETCHES).scalar_subquery()
+        session.execute(delete(_stretch).where(*of_lane, _stretch.c.from_ms <= beyond))
 
 
 def _room(session: Session, entries: Sequence[Quarantined]) -> tuple[Sequence[Quarantined], Sequence[Quarantined]]:

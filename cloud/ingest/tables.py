@@ -35,6 +35,19 @@ class Watermark(Model):
     announced: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
+class AccountStretch(Model):
+    """The account of a lane by stretches of time: of the readings whose frames the edge made in the ten minutes from `from_ms` on."""
+
+    __tablename__ = "account_stretch"
+
+    gateway_id: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=False)
+    buffer_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    lane: Mapped[str] = mapped_column(String(16), primary_key=True)
+    from_ms: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    delivered: Mapped[int] = mapped_column(BigInteger)
+    in_gaps: Mapped[int] = mapped_column(BigInteger)
+
+
 class Quarantine(TenantOwned, Model):
     """A payload, or a value in one, that could not be taken, with what is needed to look at it and to replay it.
 

@@ -91,9 +91,12 @@ def history(
     buckets: Annotated[
         int | None, Query(ge=1, le=MOST_BUCKETS, description="Cut the range into n buckets instead of listing points.")
     ] = None,
-    raw: Annotated[bool, Query(description="Every stored row with its position and when it came, before duplicates are removed.")] = False,
+    raw: Annotated[
+        bool,
+        Query(description="Every stored row with its position, when it came and when its gateway sent it, before duplicates are removed."),
+    ] = False,
 ) -> Response:
-    """Points `[ts, value]` (raw: `[ts, value, position, received]`) in order of time, or buckets.
+    """Points `[ts, value]` (raw: `[ts, value, position, received, sent]`) in order of time, or buckets.
 
     With the first page: the gaps of the range, and where the device's gateway did not know the time (`clock`).
     """
@@ -121,7 +124,11 @@ def history(
     values = _values(page.points, data_type)
     ts = page.points.ts.tolist()
     if raw:
-        body = {"points": list(zip(ts, values, page.points.position.tolist(), store.received(page.points), strict=True))}
+        body = {
+            "points": list(
+                zip(ts, values, page.points.position.tolist(), store.received(page.points), store.sent(of, page.points), strict=True)
+            )
+        }
     else:
         body = {"points": list(zip(ts, values, strict=True))}
     body["gaps"] = [] if cursor is not None else _gaps(store.gaps(of, start, end))

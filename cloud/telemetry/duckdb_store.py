@@ -28,6 +28,7 @@ from cloud.telemetry.model import (
     Numbers,
     Points,
     Position,
+    Sending,
     Series,
     SeriesKey,
     Text,
@@ -102,6 +103,10 @@ class DuckDbStore:
         execute(
             "CREATE TABLE IF NOT EXISTS clock_note (product_key VARCHAR NOT NULL, device_name VARCHAR NOT NULL,"
             " from_ms BIGINT NOT NULL, to_ms BIGINT NOT NULL, shift_ms BIGINT, pos BIGINT NOT NULL)"
+        )
+        execute(
+            "CREATE TABLE IF NOT EXISTS sending"
+            " (product_key VARCHAR NOT NULL, device_name VARCHAR NOT NULL, pos BIGINT NOT NULL, delay_ms BIGINT NOT NULL)"
         )
         execute("CREATE TABLE IF NOT EXISTS receipt (position BIGINT NOT NULL, received_ms BIGINT NOT NULL)")
         self._received_ms = int(execute("SELECT coalesce(max(received_ms), 0) FROM receipt").fetchone()[0])
@@ -191,6 +196,9 @@ class DuckDbStore:
         if append.notes:
             noted = [(*msgspec.structs.astuple(note), end) for note in append.notes]
             self._insert("clock_note", _arrow(noted, (*ClockNote.__struct_fields__, "pos")))
+        if append.sendings:
+            sendings = [(one.product_key, one.device_name, base + one.position, one.delay_ms) for one in append.sendings]
+            self._insert("sending", _arrow(sendings, Sending.__struct_fields__))
         if append.received_ms - self._received_ms >= RECEIPT_MS:
             self._insert("receipt", _arrow([(end, append.received_ms)], ("position", "received_ms")))
         return grown
@@ -336,6 +344,20 @@ class DuckDbStore:
         at = np.searchsorted(found["position"], positions)
         times = np.append(np.asarray(found["received_ms"], np.int64), 0)
         return times[at]
+
+    def sent(self, gateways: Sequence[tuple[str, str]], positions: Ints64) -> Ints64:
+        times = self.received(positions)
+        if not len(positions) or not gateways:
+            return np.zeros_like(times)
+        which = " OR ".join("product_key = ? AND device_name = ?" for _ in gateways)
+        with self._cursor() as cursor:
+            known = cursor.execute(
+                f"SELECT pos, delay_ms FROM sending WHERE ({which}) AND pos <= ? ORDER BY pos",  # noqa: S608 - no values in it
+                [*(part for gateway in gateways for part in gateway), int(positions.max())],
+            ).fetchnumpy()
+        at = np.searchsorted(known["pos"], positions, "right") - 1
+        delays = np.append(np.asarray(known["delay_ms"], np.int64), 0)
+        return np.where((at >= 0) & (times > 0), times - delays[at], 0)
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:

@@ -91,5 +91,10 @@ class Expiry:
         """What was known beside the rows: gaps, notes about clocks, and when rows came that are gone."""
         self._connection.execute("DELETE FROM gap WHERE pos <= ?", [newest])
         self._connection.execute("DELETE FROM clock_note WHERE pos <= ?", [newest])
+        self._connection.execute(
+            "DELETE FROM sending WHERE pos < (SELECT max(pos) FROM sending AS newer WHERE newer.product_key = sending.product_key"
+            " AND newer.device_name = sending.device_name AND newer.pos <= ?)",
+            [newest],
+        )  # the newest of each gateway holds on
         if beside is not None:  # the last of them is the mark by which the next run goes on
             self._connection.execute("DELETE FROM receipt WHERE position < ?", [beside])

@@ -82,6 +82,9 @@ class InfluxStore:
     def received(self, positions: Ints64) -> Ints64:
         return self._ledger.received(positions)
 
+    def sent(self, gateways: Sequence[tuple[str, str]], positions: Ints64) -> Ints64:
+        return self._ledger.sent(gateways, positions)
+
     def expire(self, before_ms: int, keep_ms: int) -> Expired:
         """Gaps and notes; rows go by the retention of the bucket, which counts from their own time."""
         return self._ledger.expire(before_ms, keep_ms)

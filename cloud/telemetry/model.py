@@ -5,7 +5,7 @@ import enum
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
@@ -84,6 +84,15 @@ class ClockNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
     shift_ms: int | None
 
 
+class Sending(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """From this position on, what a gateway sends arrives `delay_ms` later by the two clocks, to a second; until the next one."""
+
+    product_key: str
+    device_name: str
+    position: int
+    delay_ms: int
+
+
 class Text(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One non-numeric sample: its value as JSON."""
 
@@ -146,6 +155,7 @@ class Append:
     notes: Sequence[ClockNote] = ()
     received_ms: int = 0
     """When the newest of the messages came to the front door."""
+    sendings: Sequence[Sending] = ()
 
 
 class Verdict(enum.StrEnum):
@@ -192,6 +202,7 @@ class _PartHead(msgspec.Struct, frozen=True, gc=False, array_like=True):
     gaps: list[Gap]
     notes: list[ClockNote] = []
     received_ms: int = 0
+    sendings: list[Sending] = []
 
 
 _COLUMNS: Mapping[str, Any] = {"series": pa.int32(), "ts": pa.int64(), "v": pa.float64(), "pos": pa.int64()}
@@ -228,42 +239,36 @@ def encode_append(append: Append) -> list[bytes]:
     texts = _by_size(append.texts, (24 + 3 * len(text.json) for text in append.texts))
     gaps = _by_size(append.gaps, (64 + 3 * (len(g.product_key) + len(g.device_name) + len(g.identifier)) for g in append.gaps))
     notes = _by_size(append.notes, (64 + 3 * (len(n.product_key) + len(n.device_name)) for n in append.notes))
+    sendings = _by_size(append.sendings, (64 + 3 * (len(s.product_key) + len(s.device_name)) for s in append.sendings))
     rows = [append.numbers[first : first + PART_ROWS] for first in range(0, len(append.numbers), PART_ROWS)]
-    pieces: list[tuple[Sequence[Series], Sequence[Text], Sequence[Gap], Sequence[ClockNote], Numbers | None]] = []
-    if len(series) + len(texts) + len(gaps) + len(notes) <= 4 and len(rows) <= 1 and _small(append):
-        pieces = [(append.series, append.texts, append.gaps, append.notes, rows[0] if rows else None)]
-    else:
-        pieces += [(cut, (), (), (), None) for cut in series]
-        pieces += [((), cut, (), (), None) for cut in texts]
-        pieces += [((), (), cut, (), None) for cut in gaps]
-        pieces += [((), (), (), cut, None) for cut in notes]
-        pieces += [((), (), (), (), cut) for cut in rows]
-    return [_encode_part(append, index, len(pieces), *piece) for index, piece in enumerate(pieces)]
+    others = len(series) + len(texts) + len(gaps) + len(notes) + len(sendings)
+    if others <= 5 and len(rows) <= 1 and _small(append):
+        return [_encode_part(append, 0, 1)]
+    bare = Append(append.start, append.end, received_ms=append.received_ms)
+    parts = [replace(bare, series=cut) for cut in series]
+    parts += [replace(bare, texts=cut) for cut in texts]
+    parts += [replace(bare, gaps=cut) for cut in gaps]
+    parts += [replace(bare, notes=cut) for cut in notes]
+    parts += [replace(bare, sendings=cut) for cut in sendings]
+    parts += [replace(bare, numbers=cut) for cut in rows]
+    return [_encode_part(part, index, len(parts)) for index, part in enumerate(parts)]
 
 
 def _small(append: Append) -> bool:
     """Whether everything but the columns is small beside a full part of columns."""
-    few = len(append.series) <= 1_000 and len(append.gaps) <= 1_000 and len(append.notes) <= 1_000
+    few = all(len(entries) <= 1_000 for entries in (append.series, append.gaps, append.notes, append.sendings))
     return few and sum(len(text.json) for text in append.texts) <= 100_000
 
 
-def _encode_part(
-    append: Append,
-    part: int,
-    parts: int,
-    series: Sequence[Series],
-    texts: Sequence[Text],
-    gaps: Sequence[Gap],
-    notes: Sequence[ClockNote],
-    numbers: Numbers | None,
-) -> bytes:
-    head = _encode(_PartHead(append.start, append.end, part, parts, list(series), list(texts), list(gaps), list(notes), append.received_ms))
+def _encode_part(part: Append, number: int, parts: int) -> bytes:
+    entries = (list(part.series), list(part.texts), list(part.gaps), list(part.notes))
+    head = _encode(_PartHead(part.start, part.end, number, parts, *entries, part.received_ms, list(part.sendings)))
     rows_at = (_PREFIX.size + len(head) + 7) & ~7  # Arrow buffers like to be aligned
     sink = pa.BufferOutputStream()
     sink.write((_PREFIX.pack(len(head), rows_at) + head).ljust(rows_at, b"\0"))
-    if numbers is not None:
+    if len(part.numbers):
         with pa.ipc.new_stream(sink, _SCHEMA) as stream:
-            stream.write_batch(numbers_to_arrow(numbers))
+            stream.write_batch(numbers_to_arrow(part.numbers))
     return bytes(sink.getvalue())
 
 
@@ -301,6 +306,7 @@ class Assembler:
             gaps=[gap for piece, _ in held for gap in piece.gaps],
             notes=[note for piece, _ in held for note in piece.notes],
             received_ms=head.received_ms,
+            sendings=[sending for piece, _ in held for sending in piece.sendings],
         )
 
 

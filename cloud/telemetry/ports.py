@@ -58,6 +58,10 @@ class TelemetryStore(Protocol):
         """When the message at each position had come (epoch ms, up to a second later than it did); 0 where that is not known yet."""
         ...
 
+    def sent(self, gateways: Sequence[tuple[str, str]], positions: Ints64) -> Ints64:
+        """When one of these (product key, device name) sent the message at each position, to three seconds; 0 where nobody said."""
+        ...
+
     def expire(self, before_ms: int, keep_ms: int) -> Expired:
         """Let go of the rows, gaps and notes that came before `before_ms`; for the thread that appends.
 

@@ -107,6 +107,11 @@ class History:
         with self._slot() as store:
             return [time_ms or None for time_ms in store.received(points.position).tolist()]
 
+    def sent(self, of: Property, points: Points) -> list[int | None]:
+        """When the device's gateway sent each row, to three seconds; None where it did not say. Raises TryAgain."""
+        with self._slot() as store:
+            return [time_ms or None for time_ms in store.sent(of.gateways, points.position).tolist()]
+
     def gaps(self, of: Property, start: int, end: int) -> Sequence[Gap]:
         """Gaps that overlap [start, end), whole, in order of time. Raises TryAgain.
 

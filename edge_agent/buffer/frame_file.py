@@ -19,12 +19,13 @@ from edge_agent.buffer.salvage import finish_exchange, forget_copy, is_sound, sa
 from edge_agent.buffer.sealing import MAGIC, NO_SEAL, Seal, Unsealable
 from edge_agent.buffer.shedding import Shedding
 from edge_agent.domain.quotas import Overflow, Quotas
-from edge_agent.ports import STRETCH_MS, OutboxDamaged, OutboxState, OutboxUnavailable, Stretch
+from edge_agent.ports import OutboxDamaged, OutboxState, OutboxUnavailable, Stretch
 from protocols.edgelink.columns import NO_COLUMNS
 from protocols.edgelink.frame import FrameHeader, encode_body, stamp
 from protocols.edgelink.lanes import LANES, Gap, GapReason, Lane
 from protocols.edgelink.records import GapRecord
 from protocols.edgelink.retiming import retimed
+from protocols.edgelink.stretches import STRETCH_MS, stretch_of
 from protocols.errors import Refused
 
 log = logging.getLogger(__name__)
@@ -262,7 +263,7 @@ class FrameFile:
         held.frames -= len(gone)
         held.used_bytes -= used
         held.delivered_bytes += used
-        for from_ms, alike in groupby(gone, lambda row: int(row[2]) // STRETCH_MS * STRETCH_MS):
+        for from_ms, alike in groupby(gone, lambda row: stretch_of(int(row[2]))):
             readings = sum(count for _, count, _ in alike)
             held.readings -= readings
             self._rows.count(lane, from_ms, delivered=readings)

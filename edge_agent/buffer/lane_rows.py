@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 import apsw
 
 from edge_agent.buffer.sealing import NO_SEAL, Seal, Unsealable
-from edge_agent.ports import STRETCH_MS, LaneState, Stretch
+from edge_agent.ports import LaneState, Stretch
 from protocols.edgelink.lanes import LANES, Lane
+from protocols.edgelink.stretches import STRETCH_MS, STRETCHES, stretch_of
 
 ROW_OVERHEAD_BYTES = 64
 """What a row costs beside its body; counted against the quota."""
 MASK = (1 << 56) - 1
-STRETCHES = 92 * 144
-"""Of the account that are kept: three months of ten minutes each."""
 ADD_TO_LEDGER = (
     "insert into ledger values (?, ?, ?, ?) on conflict do update set collected = collected + excluded.collected,"
     " delivered = delivered + excluded.delivered, in_gaps = in_gaps + excluded.in_gaps"
@@ -160,7 +159,7 @@ class LaneRows:
         held.delivered += delivered
         held.in_gaps += in_gaps
         held.dirty = True
-        from_ms = created_ms - created_ms % STRETCH_MS
+        from_ms = stretch_of(created_ms)
         if collected and from_ms != held.open_ms:
             self._close_stretch(held)
             held.open_ms = from_ms

@@ -3,7 +3,8 @@
 Frames at the head of a lane may have been sent without an answer yet: they are given up last, and do not expire.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
@@ -15,6 +16,7 @@ from protocols.edgelink.frame import decode_body, encode_body
 from protocols.edgelink.lanes import Gap, GapReason, Lane
 from protocols.edgelink.losses import Losses
 from protocols.edgelink.records import GapRecord
+from protocols.edgelink.stretches import given_up, stretch_of, tally
 from protocols.errors import Refused
 
 _HEADS = 1_024
@@ -30,6 +32,21 @@ class _Thinning:
     turn: int = 1
     after: int = 0
     dry: bool = False
+
+
+@dataclass(slots=True)
+class _GivenUp:
+    """What a gap frame says: which readings are lost, and how many of each stretch of time."""
+
+    losses: Losses
+    counts: Counter[int] = field(default_factory=Counter)
+
+    def body(self) -> bytes:
+        of_stretches = tally(self.counts)
+        try:
+            return encode_body(NO_COLUMNS, (*(GapRecord(gap) for gap in self.losses.gaps()), *of_stretches))
+        except Refused:  # more gaps than a frame takes
+            return encode_body(NO_COLUMNS, (*(GapRecord(gap) for gap in self.losses.coarse()), *of_stretches))
 
 
 class Shedding:
@@ -57,16 +74,18 @@ class Shedding:
 
     def put_as_gap(self, lane: Lane, seq: int, body: bytes, readings: int, *, created_ms: int, age_s: int, period: int) -> None:
         """`drop_newest`: instead of the frame its gap; the gap just before it melts in where nobody can have seen it yet."""
-        losses = Losses(GapReason.OVERFLOW)
-        losses.lose(*decode_body(body))
+        gone = _GivenUp(Losses(GapReason.OVERFLOW))
+        gone.losses.lose(*decode_body(body))
+        gone.counts[stretch_of(created_ms)] += readings
         covers = seq
         last = self._rows.last(lane)
         if last is not None and last.is_gap and last.period == period and self._rows.lanes[lane].frames > self._in_doubt:
-            self._lose(losses, last)
+            self._lose(gone, last)
             covers = last.covers
             self._rows.delete(lane, [(last.row, last.size, last.readings)])
-        body = _gap_body(losses)
-        self._rows.insert(lane, seq, covers, body, 0, boot=self._boot, created_ms=created_ms, age_s=age_s, is_gap=True, period=period)
+        self._rows.insert(
+            lane, seq, covers, gone.body(), 0, boot=self._boot, created_ms=created_ms, age_s=age_s, is_gap=True, period=period
+        )
         self._rows.count(lane, created_ms, in_gaps=readings)
         self._rows.find_floor(lane)
 
@@ -111,9 +130,9 @@ class Shedding:
         return False
 
     def _merge(self, lane: Lane, chosen: list[Head], reason: GapReason) -> None:
-        losses = Losses(reason)
+        gone = _GivenUp(Losses(reason))
         for head in chosen:
-            self._lose(losses, head)
+            self._lose(gone, head)
         first, last = chosen[0], chosen[-1]
         self._rows.delete(lane, [(head.row, head.size, head.readings) for head in chosen])
         for head in chosen:
@@ -123,7 +142,7 @@ class Shedding:
             lane,
             last.row & MASK,
             first.covers,
-            _gap_body(losses),
+            gone.body(),
             0,
             boot=self._boot,
             created_ms=last.created_ms,
@@ -133,15 +152,18 @@ class Shedding:
         )
         self._rows.find_floor(lane)
 
-    def _lose(self, losses: Losses, head: Head) -> None:
+    def _lose(self, gone: _GivenUp, head: Head) -> None:
+        gone.counts[stretch_of(head.created_ms)] += head.readings
         body = self._rows.body(head.row)
         try:
             if body is not None:
-                losses.lose(*decode_body(body))
+                columns, records = decode_body(body)
+                gone.losses.lose(columns, records)
+                gone.counts.update(given_up(head.created_ms, records))
                 return
         except Refused:
             pass  # as good as damaged
-        losses.add(self.unreadable(head.created_ms, head.readings))
+        gone.losses.add(self.unreadable(head.created_ms, head.readings))
 
     # --- thinning
 
@@ -216,10 +238,3 @@ def thinned(body: bytes, keep_every: int) -> tuple[bytes, int]:
     quality = None if columns.quality is None else columns.quality[keep]
     kept = Columns(columns.dictionary, columns.series[keep], columns.times[keep], columns.values[keep], quality, columns.texts)
     return encode_body(kept, (*others, *(GapRecord(gap) for gap in losses.gaps()))), lost
-
-
-def _gap_body(losses: Losses) -> bytes:
-    try:
-        return encode_body(NO_COLUMNS, tuple(GapRecord(gap) for gap in losses.gaps()))
-    except Refused:  # more gaps than a frame takes
-        return encode_body(NO_COLUMNS, tuple(GapRecord(gap) for gap in losses.coarse()))

@@ -11,8 +11,9 @@ from edge_agent.cli.output import Context, Exit, Format, Output, buffer_of, fail
 from edge_agent.compose import BUFFER
 from edge_agent.documents.account import ask
 from edge_agent.documents.status import is_running, read_status
-from edge_agent.ports import STRETCH_MS, OutboxDamaged, OutboxUnavailable, Stretch
+from edge_agent.ports import OutboxDamaged, OutboxUnavailable, Stretch
 from edge_agent.settings import Settings
+from protocols.edgelink.stretches import STRETCH_MS
 
 PATIENCE_S = 5.0
 HEAD = ("COLLECTED", "DELIVERED", "BUFFERED", "IN GAPS", "BALANCED")

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 
 from edge_agent.domain.clock import Clock
@@ -11,11 +11,12 @@ from edge_agent.domain.crashpoint import crash_point
 from edge_agent.domain.window import ALWAYS, Bandwidth, DailyHours, SendWindow
 from edge_agent.ports import LinkDown, Outbox, Uplink, UplinkSession
 from protocols.edgelink.columns import NO_COLUMNS
-from protocols.edgelink.frame import body_of, decode_body, encode_body
+from protocols.edgelink.frame import body_of, decode_body, decode_header, encode_body, sent
 from protocols.edgelink.lanes import LANES, Gap, GapReason, Lane
 from protocols.edgelink.losses import gaps_of
 from protocols.edgelink.messages import Command, Committed, Exchange, ExchangeReply, LaneSpan, encode_message
 from protocols.edgelink.records import GapRecord
+from protocols.edgelink.stretches import given_up, stretch_of, tally
 from protocols.edgelink.topics import EdgeChannel
 from protocols.errors import Refused, TryAgain
 
@@ -189,7 +190,8 @@ class Forwarder:
     async def _deliver(self, session: UplinkSession, lane: Lane, seq: int, frame: bytes) -> None:
         sent_at_s = self._clock.monotonic()
         try:
-            reason = await session.publish(EdgeChannel.of_lane(lane), frame)
+            known = self._clock.period == 0
+            reason = await session.publish(EdgeChannel.of_lane(lane), sent(frame, self._clock.now_ms() if known else 0))
             crash_point("forward.after_send")
             if reason < 0x80:
                 self.sent += 1
@@ -280,11 +282,14 @@ class Forwarder:
 def refused_body(frame: bytes, gateway: tuple[str, str], now_ms: int) -> bytes:
     """The gap records that stand for a frame the cloud refused; of an unreadable one only the gateway can be named."""
     try:
+        created_ms = decode_header(frame).created_ms
         columns, records = decode_body(body_of(frame))
-        gaps = gaps_of(columns, records, GapReason.REFUSED_FRAME)
     except Refused:
-        gaps = (Gap(*gateway, (), 0, now_ms, None, GapReason.REFUSED_FRAME),)
-    return encode_body(NO_COLUMNS, tuple(GapRecord(gap) for gap in gaps))
+        return encode_body(NO_COLUMNS, (GapRecord(Gap(*gateway, (), 0, now_ms, None, GapReason.REFUSED_FRAME)),))
+    counts = Counter(given_up(created_ms, records))
+    counts[stretch_of(created_ms)] += columns.count
+    gaps = gaps_of(columns, records, GapReason.REFUSED_FRAME)
+    return encode_body(NO_COLUMNS, (*(GapRecord(gap) for gap in gaps), *tally(counts)))
 
 
 def _first(problems: BaseExceptionGroup[TryAgain]) -> TryAgain:

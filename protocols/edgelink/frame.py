@@ -2,8 +2,10 @@
 
 Header, 64 bytes, little endian, then the body::
 
-    magic "HLF1" | crc32 of the body, then of the fields behind this one | lane u8 | reserved u8 * 3 | boot u32 | buffer_id 16 bytes
+    magic "HLF1" | crc32 of the body, then of the fields behind this one | lane u8 | age when sent u24 | boot u32 | buffer_id 16 bytes
     | seq u64 | floor u64 | covers u64 | created_ms i64
+
+The age says when the frame left, as ms after it was made: 0 unknown, else (n + 1) << 2 | u for n units of 1, 16, 256 or 4,096 ms.
 
 Body: unpacked size u32 | size of the columns u32 | zstd(columns + MessagePack of [texts, records]).
 """
@@ -25,8 +27,12 @@ MAX_UNPACKED_BYTES = 16 * 1024 * 1024
 MAX_FRAME_BYTES = 256_000
 """What the front door takes as one packet, with room for its topic."""
 
-_HEADER = struct.Struct("<BxxxI16sQQQq")
+_HEADER = struct.Struct("<B3sI16sQQQq")
+_AGE_UNITS = (1, 16, 256, 4_096)
+_MOST_UNITS = (1 << 22) - 2
 HEADER_BYTES = 8 + _HEADER.size
+_NO_AGE = bytes(3)
+_TIME = struct.Struct("<q")
 _CRC = struct.Struct("<I")
 _BODY = struct.Struct("<II")
 MAX_BODY_BYTES = MAX_FRAME_BYTES - HEADER_BYTES
@@ -40,7 +46,8 @@ class FrameHeader(msgspec.Struct, frozen=True, gc=False):
     """Identity of a frame: (gateway from the topic, buffer_id, boot, lane, seq).
 
     `floor` is the lowest seq the lane held at sending. `covers` is the first seq this frame accounts for: `seq` itself,
-    lower when the frame names what was dropped before it, and 0 stands for `seq`.
+    lower when the frame names what was dropped before it, and 0 stands for `seq`. `sent_ms` is when it was sent by the clock of
+    `created_ms`, 0 where that is not known: exact within 70 minutes of it, later to 16 ms (18 h), 256 ms (12 days), 4 s (198 days).
     """
 
     buffer_id: bytes
@@ -50,6 +57,7 @@ class FrameHeader(msgspec.Struct, frozen=True, gc=False):
     floor: int
     created_ms: int
     covers: int = 0
+    sent_ms: int = 0
 
     @property
     def first(self) -> int:
@@ -116,9 +124,19 @@ def decode_body(body: bytes) -> tuple[Columns, tuple[Record, ...]]:
 
 def stamp(body: bytes, header: FrameHeader, body_crc: int | None = None) -> bytes:
     """Put a header before an encoded body. With the body's `zlib.crc32` at hand it costs next to nothing."""
-    fields = _HEADER.pack(header.lane.code, header.boot, header.buffer_id, header.seq, header.floor, header.first, header.created_ms)
+    age = _pack_age(header.sent_ms - header.created_ms) if header.sent_ms else _NO_AGE
+    fields = _HEADER.pack(header.lane.code, age, header.boot, header.buffer_id, header.seq, header.floor, header.first, header.created_ms)
     crc = zlib.crc32(fields, zlib.crc32(body) if body_crc is None else body_crc)
     return b"".join((MAGIC, _CRC.pack(crc), fields, body))
+
+
+def sent(frame: bytes, sent_ms: int) -> bytes:
+    """The frame with the time it leaves; 0: not known. Costs a checksum over it."""
+    fields = bytearray(frame[8:HEADER_BYTES])
+    (created_ms,) = _TIME.unpack_from(fields, _HEADER.size - _TIME.size)
+    fields[1:4] = _pack_age(sent_ms - created_ms) if sent_ms else _NO_AGE
+    body = memoryview(frame)[HEADER_BYTES:]
+    return b"".join((MAGIC, _CRC.pack(zlib.crc32(fields, zlib.crc32(body))), fields, body))
 
 
 def encode_frame(header: FrameHeader, columns: Columns = NO_COLUMNS, records: tuple[Record, ...] = ()) -> bytes:
@@ -132,10 +150,10 @@ def decode_header(frame: bytes | memoryview) -> FrameHeader:
     view = memoryview(frame)
     if zlib.crc32(view[8:HEADER_BYTES], zlib.crc32(view[HEADER_BYTES:])) != _CRC.unpack_from(frame, 4)[0]:
         raise Refused(Reason.BAD_CHECKSUM, "frame checksum")
-    lane, boot, buffer_id, seq, floor, covers, created_ms = _HEADER.unpack_from(frame, 8)
+    lane, age, boot, buffer_id, seq, floor, covers, created_ms = _HEADER.unpack_from(frame, 8)
     if lane >= len(LANES) or not 1 <= covers <= seq <= _MAX_SEQ or not 1 <= floor <= seq:
         raise Refused(Reason.BAD_FRAME, "impossible frame header")
-    return FrameHeader(buffer_id, boot, LANES[lane], seq, floor, created_ms, covers)
+    return FrameHeader(buffer_id, boot, LANES[lane], seq, floor, created_ms, covers, _sent_ms(created_ms, age))
 
 
 def decode_frame(frame: bytes | memoryview) -> Frame:
@@ -148,6 +166,22 @@ def decode_frame(frame: bytes | memoryview) -> Frame:
 def body_of(frame: bytes) -> bytes:
     """The body behind a header, as `stamp` took it."""
     return frame[HEADER_BYTES:]
+
+
+def _pack_age(age_ms: int) -> bytes:
+    """
+    >>> _sent_ms(1_000, _pack_age(4_000_000)), _sent_ms(1_000, _pack_age(4_200_000)), _sent_ms(1_000, _pack_age(-1))
+    (4001000, 4200984, 0)
+    """
+    for code, unit in enumerate(_AGE_UNITS):
+        if 0 <= age_ms // unit <= _MOST_UNITS:
+            return ((age_ms // unit + 1) << 2 | code).to_bytes(3, "little")
+    return _NO_AGE
+
+
+def _sent_ms(created_ms: int, packed: bytes) -> int:
+    age = int.from_bytes(packed, "little")
+    return created_ms + ((age >> 2) - 1) * _AGE_UNITS[age & 3] if age >> 2 else 0
 
 
 def _compressor() -> zstandard.ZstdCompressor:

@@ -1,6 +1,9 @@
 """What a frame carries beside readings: events, gaps, command replies and the presence of devices behind the gateway."""
 
+from typing import Annotated, Final
+
 import msgspec
+from msgspec import Meta
 
 from protocols.edgelink.lanes import Gap
 
@@ -19,6 +22,20 @@ class GapRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="gap
     """A gap travels like data."""
 
     gap: Gap
+
+
+MOST_STRETCHES: Final = 92 * 144
+_Place = Annotated[int, Meta(ge=-(2**33), le=2**33)]
+_Count = Annotated[int, Meta(ge=0, le=2**48)]
+
+
+class TallyRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="tally"):
+    """In a frame that takes the place of others: how many readings were given up of each stretch of time, as (begin / 600 s, count).
+
+    With it the cloud's account says of every ten minutes what the gateway's own says (stretches.py).
+    """
+
+    stretches: Annotated[tuple[tuple[_Place, _Count], ...], Meta(max_length=MOST_STRETCHES)]
 
 
 class ReplyRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="reply"):
@@ -52,4 +69,4 @@ class ClockRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="c
     shift_ms: int | None
 
 
-Record = EventRecord | GapRecord | ReplyRecord | PresenceRecord | ClockRecord
+Record = EventRecord | GapRecord | TallyRecord | ReplyRecord | PresenceRecord | ClockRecord

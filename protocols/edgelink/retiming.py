@@ -6,7 +6,7 @@ import msgspec
 
 from protocols.edgelink.columns import Columns
 from protocols.edgelink.frame import decode_body, encode_body
-from protocols.edgelink.records import ClockRecord, EventRecord, GapRecord, PresenceRecord, Record, ReplyRecord
+from protocols.edgelink.records import ClockRecord, EventRecord, GapRecord, PresenceRecord, Record, ReplyRecord, TallyRecord
 from protocols.errors import Refused
 
 
@@ -41,7 +41,7 @@ def _record(record: Record, begin_ms: int, by: int) -> Record:
         case GapRecord(gap):
             ends = {"from_ms": _moved(gap.from_ms, begin_ms, by), "to_ms": _moved(gap.to_ms, begin_ms, by)}
             return GapRecord(msgspec.structs.replace(gap, **ends))
-        case ReplyRecord() | ClockRecord():
+        case ReplyRecord() | ClockRecord() | TallyRecord():
             return record
     assert_never(record)
 

@@ -38,9 +38,13 @@ from cloud.foundation.db_copy import copy_database, restore_postgresql
 from cloud.foundation.problems import Problem
 from cloud.foundation.schema import upgrade
 from cloud.foundation.vault import Vault
+from cloud.ingest.model import Booking, Effects
 from cloud.ingest.quarantine import Wanted, count_held, list_entries, newest_entries
+from cloud.ingest.service import commit
+from cloud.ingest.tables import AccountStretch
 from cloud.products.model import GATEWAY
 from cloud.products.service import create_product, find_product, list_products, product_names, thing_models
+from cloud.telemetry.model import Append, Position
 from cloud.tenancy.model import Principal, new_api_key
 from cloud.tenancy.service import (
     KnownKeys,
@@ -52,6 +56,8 @@ from cloud.tenancy.service import (
     revoke_api_key,
 )
 from cloud.tenancy.tables import TenantRow
+from protocols.edgelink.lanes import Lane
+from protocols.edgelink.stretches import STRETCH_MS, STRETCHES
 from protocols.errors import Broken, Reason, Refused
 from tests.contract.databases import postgresql_programs, postgresql_server, sqlite_database
 
@@ -465,6 +471,38 @@ def test_a_command_is_answered_once_and_only_by_whom_it_was_sent_to(database: Da
     ]
     with database.reading(TWO) as work:
         assert find_command(work, ids[0]) is None
+
+
+def booked(database: Database) -> dict[tuple[str, int], tuple[int, int]]:
+    with database.system_reading() as work:
+        return {(row.lane, row.from_ms): (row.delivered, row.in_gaps) for row in work.session.scalars(select(AccountStretch))}
+
+
+def effects_of(sequence: int, booking: Booking) -> Effects:
+    append = Append(Position("s", sequence - 1), Position("s", sequence))
+    return Effects(append, 1, {}, {}, (), (), (), (), (), 1, booking)
+
+
+LIVE = (7, "0" * 32, Lane.LIVE)
+
+
+def test_a_batch_is_booked_once_however_often_it_is_committed(database: Database) -> None:
+    first, second = Booking({(*LIVE, 0): (5, 0), (*LIVE, STRETCH_MS): (2, 1)}), Booking({(*LIVE, STRETCH_MS): (1, 3)})
+    for sequence, booking in ((1, first), (1, first), (2, second), (2, second)):
+        commit(database, 0, effects_of(sequence, booking))
+    assert booked(database) == {("live", 0): (5, 0), ("live", STRETCH_MS): (3, 4)}
+
+
+def test_the_oldest_stretches_of_a_lane_go_when_there_are_more_than_are_kept(database: Database) -> None:
+    other = (7, "1" * 32, Lane.LIVE)
+    many = Booking({(*LIVE, place * STRETCH_MS): (1, 0) for place in range(STRETCHES + 2)} | {(*other, 0): (1, 0)})
+    commit(database, 0, effects_of(1, many))
+    assert len(booked(database)) == STRETCHES + 2, "one of the other buffer is the same"
+    commit(database, 0, effects_of(2, Booking({}, {LIVE, other})))
+    assert min(from_ms for _, from_ms in booked(database)) == 0, "the other buffer's"
+    with database.system_reading() as work:
+        kept = work.session.scalars(select(AccountStretch.from_ms).where(AccountStretch.buffer_id == LIVE[1])).all()
+    assert sorted(kept) == [place * STRETCH_MS for place in range(2, STRETCHES + 2)]
 
 
 def test_a_refusal_concerns_the_devices_tenant_else_the_products_else_the_operator(database: Database) -> None:

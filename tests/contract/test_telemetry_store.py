@@ -11,7 +11,21 @@ import numpy as np
 import pytest
 
 from cloud.telemetry.duckdb_store import DuckDbStore, Limits
-from cloud.telemetry.model import DAY_MS, Append, ClockNote, Expired, Gap, Kind, Numbers, Position, Series, SeriesKey, Text, Verdict
+from cloud.telemetry.model import (
+    DAY_MS,
+    Append,
+    ClockNote,
+    Expired,
+    Gap,
+    Kind,
+    Numbers,
+    Position,
+    Sending,
+    Series,
+    SeriesKey,
+    Text,
+    Verdict,
+)
 from cloud.telemetry.ports import TelemetryStore
 
 POWER = SeriesKey("stove", "s1", "power")
@@ -257,6 +271,28 @@ def test_it_is_kept_to_the_second_when_rows_came(open_store: Open) -> None:
     store.append(Append(at(9), at(10), numbers=numbers((1, 4, 1.0), position=10), received_ms=11_200))
     store = open_store()
     assert store.received(np.array([5, 6, 8, 10])).tolist() == [10_000, 11_100, 11_100, 0]
+
+
+def test_it_is_kept_when_gateways_sent_what_came(open_store: Open) -> None:
+    store = open_store()
+    one, other = ("gateway", "g1"), ("gateway", "g2")
+    for sequence, *told in ((1, Sending(*one, 1, 300)), (2,), (3, Sending(*other, 3, -50)), (4, Sending(*one, 4, 60_000)), (5,)):
+        store.append(Append(store.position(), at(sequence), sendings=told, received_ms=100_000 * sequence))
+    store = open_store()
+    positions = np.array([1, 2, 3, 4, 5, 6])
+    assert store.sent([one], positions).tolist() == [99_700, 199_700, 299_700, 340_000, 440_000, 0]
+    assert store.sent([other], positions).tolist() == [0, 0, 300_050, 400_050, 500_050, 0]
+    assert store.sent([], positions).tolist() == [0] * 6
+    assert store.sent([one], positions[:0]).tolist() == []
+
+
+def test_when_a_gateway_sent_outlives_older_rows(open_store: Open) -> None:
+    store = open_store()
+    for sequence, delay in ((1, 5_000), (2, 7_000), (3, None), (4, None)):
+        told = [] if delay is None else [Sending("gateway", "g1", sequence, delay)]
+        came(store, sequence, (1, sequence, 1.0), sendings=told)
+    expired(store, 3_000, KEEP_MS, 3)
+    assert store.sent([("gateway", "g1")], np.array([4])).tolist() == [4_000 - 7_000]
 
 
 def test_positions_count_on_when_a_stream_is_lost(open_store: Open) -> None:

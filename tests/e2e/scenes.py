@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,12 @@ class Site:
         assert own["collected"] == own["delivered"] + own["in_gaps"]
         theirs = self.cloud.api.get(f"/v1/gateways/{self.name}/account")
         assert (theirs["delivered"], theirs["in_gaps"]) == (own["delivered"], own["in_gaps"]), (own, theirs)
+        stretch = datetime.fromtimestamp(time.time() // 600 * 600, UTC).isoformat()
+        for bound in ("from", "to"):  # what was collected in the ten minutes of now or later, and what before
+            own = self.gateway.edgectl("account", f"--{bound}", stretch)
+            theirs = self.cloud.api.get(f"/v1/gateways/{self.name}/account", **{bound: stretch})
+            names = (f"{bound}_ms", "delivered", "in_gaps")
+            assert [theirs[name] for name in names] == [own[name] for name in names], (own, theirs)
 
     def end(self) -> None:
         self.gateway.end()

@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from edge_agent.ports import STRETCH_MS, LaneState, OutboxClosed, OutboxState, Stretch
+from edge_agent.ports import LaneState, OutboxClosed, OutboxState, Stretch
 from protocols.edgelink.columns import NO_COLUMNS
 from protocols.edgelink.frame import FrameHeader, encode_body, stamp
 from protocols.edgelink.lanes import LANES, Gap, GapReason, Lane
 from protocols.edgelink.records import GapRecord
+from protocols.edgelink.stretches import stretch_of
 
 
 @dataclass(slots=True)
@@ -88,7 +89,7 @@ class FakeOutbox:
         self._check_open()
         lanes = self._lanes.values()
         counts = [sum(getattr(lane, name) for lane in lanes) for name in ("collected", "delivered", "readings", "in_gaps")]
-        return [Stretch(self.now_ms - self.now_ms % STRETCH_MS, *counts)] if any(counts) else []
+        return [Stretch(stretch_of(self.now_ms), *counts)] if any(counts) else []
 
     def state(self) -> OutboxState:
         return OutboxState(self.buffer_id, self.boot, dict(self._lanes), self.quota_bytes)

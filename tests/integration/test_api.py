@@ -23,10 +23,15 @@ from cloud.foundation.health import ask_role, serve_health
 from cloud.foundation.metrics import Metrics
 from cloud.foundation.schema import upgrade
 from cloud.foundation.vault import Vault
+from cloud.ingest.model import Booking, Effects, Mark
+from cloud.ingest.service import commit
 from cloud.ingest.tables import Quarantine
 from cloud.telemetry.duckdb_store import DuckDbStore
+from cloud.telemetry.model import Append, Position
 from cloud.telemetry.service import History
 from cloud.tenancy.service import create_api_key, create_tenant
+from protocols.edgelink.lanes import Lane
+from protocols.edgelink.stretches import STRETCH_MS
 from tests.contract.databases import sqlite_database
 from tests.fakes.devices_ports import FakeChanges, FakeDownlink, FakeSessions
 from tests.integration.nats_child import NatsChild
@@ -236,6 +241,27 @@ async def test_a_property_set_that_the_thing_model_forbids_names_the_identifier(
     ):
         assert named in problem(await rig.one.post(path, json=body), 422, kind)["detail"]
     assert rig.downlink.sent == []
+
+
+async def test_the_account_of_an_interval_is_that_of_the_ten_minutes_it_touches(rig: Rig) -> None:
+    gateway = await rig.device(rig.one, "gateway", "gw-1", "line-1")
+    live, bulk = ((gateway, "a" * 32, lane) for lane in (Lane.LIVE, Lane.BULK))
+    entries = {(*live, 0): (5, 1), (*live, STRETCH_MS): (7, 0), (*bulk, STRETCH_MS): (0, 2), (*live, 2 * STRETCH_MS): (9, 0)}
+    marks = {live: Mark(40, readings=21, in_gaps=1), bulk: Mark(3, in_gaps=2)}
+    append = Append(Position("s", 0), Position("s", 1))
+    commit(rig.database, 0, Effects(append, 1, marks, {}, (), (), (), (), (), 1, Booking(entries)))
+
+    async def asked(**bounds: str) -> tuple[object, ...]:
+        answer = (await rig.one.get("/v1/gateways/gw-1/account", params=bounds)).json()
+        lanes = {lane["lane"]: (lane["watermark"], lane["delivered"], lane["in_gaps"]) for lane in answer["lanes"]}
+        return answer["from_ms"], answer["to_ms"], answer["delivered"], answer["in_gaps"], lanes
+
+    assert await asked() == (None, None, 21, 3, {"live": (40, 21, 1), "bulk": (3, 0, 2)})
+    minutes = {"from": "1970-01-01T00:10:00Z", "to": "1970-01-01T00:12:00Z"}
+    assert await asked(**minutes) == (600_000, 1_200_000, 7, 2, {"live": (40, 7, 0), "bulk": (3, 0, 2)})
+    assert await asked(to="1") == (None, 600_000, 5, 1, {"live": (40, 5, 1), "bulk": (3, 0, 0)})
+    assert (await asked(**{"from": "1800000"}))[2:4] == (0, 0)
+    problem(await rig.one.get("/v1/gateways/gw-1/account", params={"from": "noon"}), 422, "bad-time")
 
 
 async def test_a_command_for_a_gateway_that_is_away_waits_for_it_and_is_handed_over_until_it_ends(rig: Rig) -> None:

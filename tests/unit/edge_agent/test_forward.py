@@ -14,7 +14,8 @@ from protocols.edgelink.columns import Columns
 from protocols.edgelink.frame import body_of, decode_body, decode_header, encode_body
 from protocols.edgelink.lanes import GapReason, Lane
 from protocols.edgelink.messages import Command, Committed, Exchange, ExchangeReply, decode_message
-from protocols.edgelink.records import GapRecord
+from protocols.edgelink.records import GapRecord, TallyRecord
+from protocols.edgelink.stretches import STRETCH_MS
 from protocols.edgelink.topics import EdgeChannel
 from tests.fakes.edge import FakeClock, FakeCloud
 from tests.fakes.outbox import FakeOutbox
@@ -106,6 +107,21 @@ async def test_no_more_than_the_window_is_in_flight_and_an_alarm_overtakes_what_
         assert rig.sent()[sent] == ("up/alarm", 1)
 
 
+async def test_a_frame_says_when_it_leaves_if_the_time_is_known() -> None:
+    rig = Rig(window=1)
+    await rig.fill(Lane.LIVE, 1)
+    made_ms = rig.clock.ms
+    rig.clock.forward(3_600)
+    async with rig.running():
+        await settle()
+        rig.clock.period = 7  # nobody has confirmed the time any more
+        await rig.fill(Lane.LIVE, 1)
+        await settle()
+    first, second = (decode_header(frame) for _, frame in rig.cloud.frames())
+    assert (first.created_ms, first.sent_ms) == (made_ms, made_ms + 3_600_000)
+    assert second.sent_ms == 0
+
+
 async def test_a_puback_is_not_enough_to_forget() -> None:
     rig = Rig()
     await rig.fill(Lane.LIVE, 3)
@@ -182,8 +198,9 @@ async def test_a_refused_frame_becomes_its_gap_and_does_not_stop_the_others() ->
         _, again = rig.cloud.frames()[2]
         columns, records = decode_body(body_of(again))
         assert columns.count == 0
-        (record,) = records
+        record, tally = records
         assert isinstance(record, GapRecord)
+        assert tally == TallyRecord(((rig.clock.ms // STRETCH_MS, 1),)), "its reading belongs to the ten minutes of its frame"
         assert (record.gap.device_name, record.gap.reason, record.gap.count) == ("dn", GapReason.REFUSED_FRAME, 1)
         assert record.gap.from_ms < 1 < record.gap.to_ms
         assert rig.forwarder.refused == 1

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.buffer.frame_file import FrameFile
-from edge_agent.buffer.lane_rows import STRETCHES
 from edge_agent.buffer.peek import peek_ledger
 from edge_agent.documents.account import answer, is_asked
 from edge_agent.documents.status import write_status
 from edge_agent.domain.quotas import LanePolicy, Overflow, Quotas
-from edge_agent.ports import STRETCH_MS, Stretch
+from edge_agent.pipeline.forward import refused_body
+from edge_agent.ports import Stretch
 from edge_agent.settings import load
 from protocols.edgelink.columns import NO_COLUMNS
-from protocols.edgelink.frame import encode_body
+from protocols.edgelink.frame import decode_frame, encode_body
 from protocols.edgelink.lanes import LANES, GapReason, Lane
+from protocols.edgelink.stretches import STRETCH_MS, STRETCHES, given_up, stretch_of
 from tests.unit.edge_agent.test_cli import edgectl
 from tests.unit.edge_agent.test_shedding import NOW_MS, READINGS, SIZE, body
 
@@ -96,6 +98,67 @@ def test_every_stretch_of_time_balances_whatever_happens(
             else:
                 file.commit()
             balances(file)
+    finally:
+        file.close()
+
+
+class Cloud:
+    """What the other end counts: each frame once, by what it says."""
+
+    def __init__(self, file: FrameFile) -> None:
+        self.file = file
+        self.committed = dict.fromkeys(LANES, 0)
+        self.delivered: Counter[int] = Counter()
+        self.in_gaps: Counter[int] = Counter()
+
+    def take(self, lane: Lane, up_to: int) -> None:
+        frames, damaged = self.file.read(lane, self.committed[lane], 1_000)
+        assert not damaged
+        for seq, packed in frames:
+            if seq <= up_to:
+                frame = decode_frame(packed)
+                self.delivered[stretch_of(frame.header.created_ms)] += frame.columns.count
+                self.in_gaps.update(given_up(frame.header.created_ms, frame.records))
+                self.committed[lane] = seq
+        self.file.begin()
+        self.file.forget(lane, self.committed[lane])
+        self.file.commit()
+
+
+@settings(max_examples=int(os.environ.get("HEARTHLINE_EXAMPLES") or 60), deadline=None)
+@given(
+    actions=st.lists(ACTIONS, min_size=5, max_size=60),
+    overflow=st.sampled_from(list(Overflow)),
+    frames=st.integers(4, 30),
+    max_age_s=st.sampled_from([None, 1]),
+)
+def test_the_cloud_counts_in_every_stretch_what_the_gateway_counts(
+    tmp_path_factory: pytest.TempPathFactory,
+    actions: list[tuple[str, Lane, int]],
+    overflow: Overflow,
+    frames: int,
+    max_age_s: int | None,
+) -> None:
+    """However often frames were merged, thinned or refused: what takes their place says to which ten minutes their readings belong."""
+    file = opened(tmp_path_factory.mktemp("ledger") / "b.db", frames, LanePolicy(overflow, keep_every=3, max_age_s=max_age_s))
+    cloud = Cloud(file)
+    try:
+        for number, (what, lane, value) in enumerate(actions):
+            if what == "append":
+                put(file, number, NOW_MS + value * STRETCH_MS // 3, lane)
+            elif what == "forget":
+                cloud.take(lane, cloud.committed[lane] + value)
+            elif what == "refuse":
+                held, _ = file.read(lane, 0, 100)
+                for seq, frame in held[value % 7 : value % 7 + 1]:
+                    file.begin()
+                    file.replace(lane, seq, refused_body(frame, ("gateway", "gw1"), NOW_MS), GapReason.REFUSED_FRAME)
+                    file.commit()
+        for lane in LANES:
+            cloud.take(lane, 1 << 40)
+        ours = {one.from_ms: (one.delivered, one.in_gaps) for one in balances(file)}
+        theirs = {at: (cloud.delivered[at], cloud.in_gaps[at]) for at in sorted({*cloud.delivered, *cloud.in_gaps})}
+        assert {at: counts for at, counts in theirs.items() if any(counts)} == ours
     finally:
         file.close()
 

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from cloud.access.model import BatchWriter, session_key
 from cloud.devices.model import CommandReply, PresenceChange
 from cloud.ingest.evaluation import Evaluator
-from cloud.ingest.model import Effects, Mark
-from cloud.telemetry.model import Gap
-from protocols.edgelink.frame import FrameHeader, stamp
+from cloud.ingest.model import Booking, Effects, Mark
+from cloud.telemetry.model import Gap, Sending
+from protocols.edgelink.frame import FrameHeader, sent, stamp
 from protocols.edgelink.lanes import Gap as EdgeGap
 from protocols.edgelink.lanes import GapReason, Lane
 from protocols.edgelink.messages import Committed, Exchange, ExchangeReply, LaneSpan, decode_message, encode_message
-from protocols.edgelink.records import EventRecord, GapRecord, PresenceRecord, ReplyRecord
+from protocols.edgelink.records import EventRecord, GapRecord, PresenceRecord, ReplyRecord, TallyRecord
+from protocols.edgelink.stretches import STRETCH_MS, stretch_of
 from tests.unit.cloud.ingest.scene import BUFFER, GATEWAY, LIVE, LIVE_KEY, NOW, batch, columns, evaluate, evaluator, frame, rows, up
 
 
@@ -51,6 +52,30 @@ def test_the_account_counts_readings_once_and_what_the_buffer_gave_up_but_no_oth
     mark = effects.marks[LIVE_KEY]
     assert (mark.sequence, mark.in_gaps) == (2, 7)
     assert mark.readings == 2
+
+
+def test_readings_are_booked_under_the_time_their_frame_was_made_or_would_have_been() -> None:
+    at = stretch_of(NOW)
+    lost = TallyRecord(((at // STRETCH_MS - 3, 4), (at // STRETCH_MS, 2)))
+    gap = GapRecord(EdgeGap("stove", "s1", ("power",), NOW - 9, NOW, 6, GapReason.OVERFLOW))
+    on = evaluator()
+    effects = evaluate(on, up(frame(1), frame(4, columns(), gap, lost, floor=4, covers=2), frame(1)))
+    assert effects.booking.entries == {(*LIVE_KEY, at): (1, 2), (*LIVE_KEY, at - 3 * STRETCH_MS): (0, 4)}
+    assert effects.marks[LIVE_KEY] == Mark(4, NOW + 4, readings=1, in_gaps=6)
+    assert effects.booking.new_day == {LIVE_KEY}
+    assert evaluate(on, up(frame(4), frame(5))).booking == Booking({(*LIVE_KEY, at): (1, 0)})
+
+
+def test_when_a_frame_was_sent_is_told_once_and_again_when_the_way_takes_another_time() -> None:
+    def sent_before(seq: int, ms: int) -> bytes:
+        return sent(frame(seq), NOW - ms)
+
+    on = evaluator()
+    first = evaluate(on, up(frame(1), sent_before(2, -200), sent_before(3, -900), received_ms=NOW))
+    assert first.append.sendings == [Sending("gateway", "g1", first.append.end.sequence, -200)]
+    assert evaluate(on, up(sent_before(4, -300), frame(5), received_ms=NOW)).append.sendings == []
+    late = evaluate(on, up(sent_before(6, -100), received_ms=NOW + 60_000))
+    assert late.append.sendings == [Sending("gateway", "g1", late.append.end.sequence, 59_900)]
 
 
 def test_another_buffer_leaves_a_gap_of_the_gateway_from_where_the_last_one_was_committed() -> None:

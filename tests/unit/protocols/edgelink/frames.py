@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from protocols.edgelink.columns import MAX_TIME_MS, Columns
 from protocols.edgelink.frame import FrameHeader
 from protocols.edgelink.lanes import Gap, GapReason, Lane
-from protocols.edgelink.records import EventRecord, GapRecord, PresenceRecord, Record, ReplyRecord
+from protocols.edgelink.records import EventRecord, GapRecord, PresenceRecord, Record, ReplyRecord, TallyRecord
 
 names = st.text(min_size=1, max_size=6)
 keys = st.tuples(names, names, names)
@@ -63,6 +63,7 @@ records: st.SearchStrategy[tuple[Record, ...]] = st.lists(
     st.one_of(
         st.builds(EventRecord, names, names, names, times, st.just("{}")),
         st.builds(GapRecord, gaps),
+        st.builds(TallyRecord, st.lists(st.tuples(st.integers(-(2**33), 2**33), st.integers(0, 2**48)), max_size=3).map(tuple)),
         st.builds(ReplyRecord, names, st.integers(0, 99_999), st.just("{}")),
         st.builds(PresenceRecord, names, names, st.booleans(), times),
     ),

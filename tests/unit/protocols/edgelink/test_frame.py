@@ -22,6 +22,7 @@ from protocols.edgelink.frame import (
     decode_header,
     encode_body,
     encode_frame,
+    sent,
     stamp,
 )
 from protocols.edgelink.lanes import Lane
@@ -49,6 +50,29 @@ def test_a_frame_comes_back_bit_for_bit_ordered_by_series(header: FrameHeader, g
     assert frame.columns == by_series(given_columns)
     assert frame.records == extra
     assert is_sane(frame.columns)
+
+
+@thorough
+@given(headers(), columns(), st.integers(1, 2**62))
+def test_a_frame_says_when_it_was_sent_and_is_otherwise_the_same(header: FrameHeader, given_columns: Columns, sent_ms: int) -> None:
+    frame = encode_frame(header, given_columns)
+    said = decode_frame(sent(frame, sent_ms))
+    assert msgspec.structs.replace(said.header, sent_ms=0) == header
+    assert said.columns == by_series(given_columns)
+    assert sent(sent(frame, sent_ms), 0) == frame
+    assert stamp(body_of(frame), msgspec.structs.replace(header, sent_ms=sent_ms)) == sent(frame, sent_ms)
+
+
+@given(st.integers(-(2**40), 2**40), st.integers(-(2**31), 2**35))
+def test_the_time_a_frame_was_sent_is_exact_for_an_hour_and_never_later_than_it_was(created_ms: int, age_ms: int) -> None:
+    header = msgspec.structs.replace(HEADER, created_ms=created_ms)
+    said = decode_header(sent(encode_frame(header, one_series([1.5])), created_ms + age_ms)).sent_ms
+    if 0 <= age_ms <= 70 * 60_000:
+        assert said == created_ms + age_ms or said == created_ms + age_ms == 0
+    elif 0 <= age_ms <= 198 * 86_400_000:
+        assert 0 <= created_ms + age_ms - said < 4_096
+    elif age_ms < 0:
+        assert said == 0, "a clock that was set back: not known"
 
 
 @thorough
