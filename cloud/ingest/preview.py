@@ -36,7 +36,7 @@ def _frame(payload: bytes) -> str:
         return f"no frame: {refused}\n{_hex(payload)}"
     lines = [
         f"frame {header.seq} of lane {header.lane}, boot {header.boot}, buffer {header.buffer_id.hex()}",
-        f"made {header.created_ms} ms, sent {f'{header.sent_ms} ms' if header.sent_ms else 'at a time nobody knows'}, lowest frame still held {header.floor}",
+        f"made {header.created_ms} ms, sent {header.sent_ms or '?'} ms, lowest frame still held {header.floor}",
     ]
     try:
         frame = decode_frame(payload)

@@ -53,8 +53,9 @@ def balances(file: FrameFile) -> list[Stretch]:
     return found
 
 
+APPEND = st.tuples(st.just("append"), st.sampled_from([Lane.LIVE, Lane.BULK]), st.integers(0, 30))
 ACTIONS = st.one_of(
-    st.tuples(st.just("append"), st.sampled_from([Lane.LIVE, Lane.BULK]), st.integers(0, 30)),
+    APPEND,
     st.tuples(st.just("forget"), st.sampled_from([Lane.LIVE, Lane.BULK]), st.integers(0, 40)),
     st.tuples(st.just("refuse"), st.sampled_from([Lane.LIVE, Lane.BULK]), st.integers(1, 40)),
     st.tuples(st.just("rollback"), st.just(Lane.LIVE), st.just(0)),
@@ -124,12 +125,21 @@ class Cloud:
         self.file.forget(lane, self.committed[lane])
         self.file.commit()
 
+    def agree(self) -> list[Stretch]:
+        """Once everything is delivered."""
+        for lane in LANES:
+            self.take(lane, 1 << 40)
+        found = balances(self.file)
+        theirs = {at: (self.delivered[at], self.in_gaps[at]) for at in sorted({*self.delivered, *self.in_gaps})}
+        assert {at: counts for at, counts in theirs.items() if any(counts)} == {one.from_ms: (one.delivered, one.in_gaps) for one in found}
+        return found
+
 
 @settings(max_examples=int(os.environ.get("HEARTHLINE_EXAMPLES") or 60), deadline=None)
 @given(
-    actions=st.lists(ACTIONS, min_size=5, max_size=60),
+    actions=st.lists(st.one_of(ACTIONS, APPEND, APPEND), min_size=20, max_size=90),
     overflow=st.sampled_from(list(Overflow)),
-    frames=st.integers(4, 30),
+    frames=st.integers(4, 12),
     max_age_s=st.sampled_from([None, 1]),
 )
 def test_the_cloud_counts_in_every_stretch_what_the_gateway_counts(
@@ -154,13 +164,19 @@ def test_the_cloud_counts_in_every_stretch_what_the_gateway_counts(
                     file.begin()
                     file.replace(lane, seq, refused_body(frame, ("gateway", "gw1"), NOW_MS), GapReason.REFUSED_FRAME)
                     file.commit()
-        for lane in LANES:
-            cloud.take(lane, 1 << 40)
-        ours = {one.from_ms: (one.delivered, one.in_gaps) for one in balances(file)}
-        theirs = {at: (cloud.delivered[at], cloud.in_gaps[at]) for at in sorted({*cloud.delivered, *cloud.in_gaps})}
-        assert {at: counts for at, counts in theirs.items() if any(counts)} == ours
+        cloud.agree()
     finally:
         file.close()
+
+
+@pytest.mark.parametrize("overflow", [one for one in Overflow if one is not Overflow.BLOCK])
+def test_what_is_merged_again_and_again_keeps_its_stretches(tmp_path: Path, overflow: Overflow) -> None:
+    file = opened(tmp_path / "b.db", 6, LanePolicy(overflow, keep_every=2))
+    cloud = Cloud(file)
+    for number in range(40):
+        put(file, number, BEGIN_MS + number * STRETCH_MS // 3)
+    assert sum(one.in_gaps > 0 for one in cloud.agree()) > 5
+    file.close()
 
 
 def test_a_reading_stays_in_the_stretch_in_which_it_was_collected_wherever_it_goes(tmp_path: Path) -> None:
