@@ -190,11 +190,11 @@ class Live:
         device, shown = details.line.device, chart.range_until(now_ms(), seconds)
         gateways = gateways_of(self._database, device.product_key, device.device_name)
         of = Property(device.product_key, device.device_name, identifier, gateways)
-        buckets = self._history.buckets(of, shown.start, shown.end, chart.BUCKETS)
+        buckets = self._history.buckets(of, shown.start, shown.end, shown.width)
         gaps = self._history.gaps(of, shown.start, shown.end)
         anomalies: Sequence[tuple[int, int]] = ()
         if SCORE in details.model.properties:
             scored = Property(device.product_key, device.device_name, SCORE)
-            scores = buckets if identifier == SCORE else self._history.buckets(scored, shown.start, shown.end, chart.BUCKETS)
+            scores = buckets if identifier == SCORE else self._history.buckets(scored, shown.start, shown.end, shown.width)
             anomalies = chart.anomalous(scores, shown.width)
         return chart.History(shown, buckets, gaps, anomalies)

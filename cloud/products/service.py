@@ -1,7 +1,7 @@
 """Use cases around products. Everything here blocks: asyncio code runs it in a thread."""
 
 from collections.abc import Collection, Iterable
-from functools import cache
+from functools import cache, lru_cache
 
 import msgspec
 from sqlalchemy import select
@@ -21,6 +21,12 @@ def gateway_product() -> Product:
     return Product(product_key=GATEWAY, name="Gateway", thing_model=library.load(GATEWAY), built_in=True, created_ms=0)
 
 
+@lru_cache(maxsize=512)
+def _parsed(tsl: str) -> ThingModel:
+    """A model that was stored: most requests are for one of few."""
+    return parse_thing_model(tsl)
+
+
 def thing_models(database: Database, product_keys: Iterable[str]) -> dict[str, ThingModel]:
     """The thing models of these products; a key that does not exist is left out. Raises DatabaseAway."""
     wanted = set(product_keys)
@@ -30,7 +36,7 @@ def thing_models(database: Database, product_keys: Iterable[str]) -> dict[str, T
         for start in range(0, len(keys), KEYS_A_STATEMENT):
             chunk = keys[start : start + KEYS_A_STATEMENT]
             rows = work.session.execute(select(ProductRow.product_key, ProductRow.tsl).where(ProductRow.product_key.in_(chunk)))
-            models |= {row.product_key: parse_thing_model(row.tsl) for row in rows}
+            models |= {row.product_key: _parsed(row.tsl) for row in rows}
     return models
 
 
@@ -77,7 +83,7 @@ def product_names(work: UnitOfWork, product_keys: Collection[str]) -> dict[str, 
 
 
 def _product(row: ProductRow) -> Product:
-    return Product(row.product_key, row.name, parse_thing_model(row.tsl), built_in=False, created_ms=row.created_ms)
+    return Product(row.product_key, row.name, _parsed(row.tsl), built_in=False, created_ms=row.created_ms)
 
 
 def _as_text(model: ThingModel) -> str:

@@ -14,7 +14,7 @@ from cloud.foundation.db import Database
 from cloud.foundation.problems import Problem, not_found
 from cloud.products.service import thing_models
 from cloud.telemetry.model import EARLIEST_MS, LATEST_MS, ClockNote, Cursor, Gap, Kind, Points, parse_time
-from cloud.telemetry.service import MOST_BUCKETS, History, Property
+from cloud.telemetry.service import MOST_BUCKETS, History, Property, grid
 from cloud.tenancy.api import Caller
 from protocols.errors import Reason, Refused
 from protocols.thing.datatypes import BoolType, DataType, DateType, EnumType, IntType, is_numeric
@@ -89,7 +89,12 @@ def history(
     limit: Annotated[int, Query(ge=1, le=100_000, description="Points of one page.")] = 1000,
     cursor: Annotated[str | None, Query(max_length=64, description="`next` of the page before.")] = None,
     buckets: Annotated[
-        int | None, Query(ge=1, le=MOST_BUCKETS, description="Cut the range into n buckets instead of listing points.")
+        int | None,
+        Query(
+            ge=1,
+            le=MOST_BUCKETS,
+            description="At most n buckets instead of points. From a minute on they begin at whole minutes; the range is widened to them.",
+        ),
     ] = None,
     raw: Annotated[
         bool,
@@ -112,7 +117,7 @@ def history(
             raise Refused(Reason.WRONG_TYPE, f"buckets: {identifier} is not a number")
         if from_ is None or to is None:
             raise Refused(Reason.BAD_TIME, "buckets: give `from` and `to`")
-        found = store.buckets(of, start, end, buckets)
+        found = store.buckets(of, *grid(start, end, buckets))
         columns = (found.start, found.minimum, found.maximum, found.average, found.count)
         names = ("from", "min", "max", "avg", "count")
         body = {"buckets": [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]}

@@ -44,13 +44,15 @@ def fold(ts: Ints64, value: Floats64, arrival: Ints64, start: int, width: int) -
 
 
 def join(pieces: Sequence[Piece], start: int, width: int) -> Buckets:
-    """Pieces of different ms, in order of time, as one chart: a bucket that spans two comes twice and is made one."""
+    """Pieces of different ms as one chart: a bucket that several have something of is made one."""
     bucket = np.concatenate([np.empty(0, np.int64), *(piece.bucket for piece in pieces)])
     low, high, total = (
         np.concatenate([np.empty(0), *columns])
         for columns in ([p.low for p in pieces], [p.high for p in pieces], [p.total for p in pieces])
     )
     number = np.concatenate([np.empty(0, np.int64), *(piece.number for piece in pieces)])
+    order = np.argsort(bucket, kind="stable")
+    bucket, low, high, total, number = (column[order] for column in (bucket, low, high, total, number))
     distinct, first = np.unique(bucket, return_index=True)
     if not len(distinct):
         return Buckets(distinct, low, high, total, number)

@@ -13,9 +13,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from cloud.telemetry.buckets import Piece, fold, join
+from cloud.telemetry import rollups
+from cloud.telemetry.charts import Charts
 from cloud.telemetry.copying import Copying
 from cloud.telemetry.expiry import Expiry
+from cloud.telemetry.mentioned import Mentioned
 from cloud.telemetry.model import (
     DAY_MS,
     Append,
@@ -38,15 +40,11 @@ from cloud.telemetry.model import (
 )
 from cloud.telemetry.ordering import COLUMNS, Ordering
 from cloud.telemetry.ports import NoMemoryLeft, QueryTooSlow
+from cloud.telemetry.reading import Reading
 from cloud.telemetry.segments import Segment, Segments
 from cloud.telemetry.tail import SEGMENTS, Tail
 
-TABLES_A_QUERY: Final = 64  # in one statement, of whole days: a year of small days is six statements, not one of 365 branches
 RECEIPT_MS: Final = 1_000  # how exactly it is kept when a row came
-_NOTHING: Final = "SELECT 0::BIGINT AS ts, 0::DOUBLE AS v, 0::BIGINT AS pos, 0::BIGINT AS arrival WHERE false"
-_NO_TAIL: Final = Tail(0)
-
-_Rows = tuple[Any, Any, Any]  # time, value, arrival
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,6 @@ class DuckDbStore:
         config: dict[str, Any] = {"memory_limit": limits.memory, "threads": str(limits.threads), "checkpoint_threshold": limits.checkpoint}
         self._connection: Any = duckdb.connect(str(path), config=config)
         self._query_s = limits.query_s
-        self._folded_rows = limits.folded_rows
         self._running: dict[int, tuple[float, Any]] = {}  # cursors at work: deadline, cursor
         self._closing = threading.Event()
         self._series: dict[SeriesKey, int] = {}
@@ -81,6 +78,8 @@ class DuckDbStore:
         self._inserts: dict[str, Any] = {}  # parsed, by table
         self._segments = self._prepare(limits)
         self._tail = Tail(limits.tail_segments)
+        self._reading = Reading(self._segments)
+        self._charts = Charts(self._reading, self._tail, limits.folded_rows)
         self._ordering = Ordering(self._connection, self._segments, self._tail.drop, limits.quiet_s)
         self._expiry = Expiry(self._connection, self._segments, self._gone)
         (self._move,) = self._connection.extract_statements("UPDATE position SET stream_id = ?, sequence = ?, base = ?")
@@ -117,9 +116,13 @@ class DuckDbStore:
             self._position, self._base = Position(held[0], held[1]), held[2]
         for number, product_key, device_name, identifier, kind in execute("SELECT * FROM series ORDER BY id").fetchall():
             self._enter(Series(number, SeriesKey(product_key, device_name, identifier, Kind(kind))))
+        self._with_gaps = Mentioned(execute("SELECT DISTINCT product_key, device_name FROM gap").fetchall())
+        self._with_notes = Mentioned(execute("SELECT DISTINCT product_key, device_name FROM clock_note").fetchall())
         tables = execute("SELECT table_name, estimated_size FROM duckdb_tables()").fetchall()
         found = [(segment, rows) for name, rows in tables if (segment := Segment.parse(name)) is not None]
-        return Segments(found, {Kind.NUMBER: limits.segment_rows, Kind.TEXT: limits.segment_texts})
+        names = {name for name, _ in tables}
+        rolled = [segment for segment, _ in found if segment.ordered and rollups.table_of(segment) in names]
+        return Segments(found, {Kind.NUMBER: limits.segment_rows, Kind.TEXT: limits.segment_texts}, rolled)
 
     def _enter(self, series: Series) -> None:
         self._series[series.key] = series.id
@@ -150,6 +153,8 @@ class DuckDbStore:
         if verdict is not Verdict.APPLIED:
             return verdict
         base = self.base_of(append)
+        self._with_gaps.add((gap.product_key, gap.device_name) for gap in append.gaps)
+        self._with_notes.add((note.product_key, note.device_name) for note in append.notes)
         self._connection.begin()
         try:
             grown = self._write(append, base)
@@ -247,8 +252,8 @@ class DuckDbStore:
         position: list[Ints64] = []
         found = 0
         with self._cursor() as cursor:
-            for days in self._days(kind, start, end):
-                rows, _ = self._ask(cursor, statement, kind, days, series, start, end)
+            for days in self._reading.days(kind, start, end):
+                rows, _ = self._reading.rows(cursor, statement, kind, days, series, start, end)
                 ts.append(rows["ts"])
                 values.append(rows["v"])
                 position.append(rows["pos"])
@@ -260,60 +265,12 @@ class DuckDbStore:
         return Points(_join(ts, np.int64)[wanted], joined if kind is Kind.NUMBER else joined.tolist(), _join(position, np.int64)[wanted])
 
     def buckets(self, series: int, start: int, end: int, width: int) -> Buckets:
-        pieces = []
         with self._cursor() as cursor:
-            for days in self._days(Kind.NUMBER, start, end, TABLES_A_QUERY):
-                some = f"SELECT ts, v, arrival FROM ({{}}) LIMIT {self._folded_rows + 1}"  # noqa: S608 - an integer
-                rows, tail = self._ask(cursor, some, Kind.NUMBER, days, series, start, end, self._tail)
-                if len(rows["ts"]) <= self._folded_rows:  # then this is a third faster than to let DuckDB do it
-                    columns = [tuple(np.asarray(rows[name]) for name in ("ts", "v", "arrival")), *tail]
-                    ts, values, arrival = (np.concatenate(pieces) for pieces in zip(*columns, strict=True))
-                    pieces.append(fold(ts, values, arrival, start, width))
-                    continue
-                statement = (
-                    f"SELECT (ts - {start:d}) // {width:d} AS bucket, min(v) AS low, max(v) AS high, sum(v) AS total, count(*) AS number"  # noqa: S608 - integers
-                    " FROM (SELECT ts, arg_max(v, arrival) AS v FROM ({}) GROUP BY ts) GROUP BY bucket ORDER BY bucket"
-                )
-                rows, _ = self._ask(cursor, statement, Kind.NUMBER, days, series, start, end)
-                pieces.append(Piece(*(np.asarray(rows[name]) for name in ("bucket", "low", "high", "total", "number"))))
-        return join(pieces, start, width)
-
-    def _days(self, kind: Kind, start: int, end: int, tables: int = 1) -> Iterator[list[int]]:
-        """The days that the range touches, by statement: those of few `tables` first, then ever more, so that a short page stays cheap."""
-        days = self._segments.days(kind, start // DAY_MS, (end - 1) // DAY_MS)
-        while days:
-            number, held = 1, len(self._segments.of(kind, days[0]))
-            while number < len(days) and (held := held + len(self._segments.of(kind, days[number]))) <= tables:
-                number += 1
-            yield days[:number]
-            days, tables = days[number:], min(2 * tables, TABLES_A_QUERY)
-
-    def _ask(
-        self, cursor: Any, statement: str, kind: Kind, days: Sequence[int], series: int, start: int, end: int, tail: Tail = _NO_TAIL
-    ) -> tuple[Any, list[_Rows]]:
-        """Run the statement over these days, but for the segments held by `tail`, whose rows come apart.
-
-        Asks again when a segment was put in order just before.
-        """
-        wanted = f"series = {series:d} AND ts >= {start:d} AND ts < {end:d}"
-        while True:
-            segments = [segment for day in days for segment in self._segments.of(kind, day)]
-            apart: list[_Rows] = []
-            branches: list[str] = []
-            for segment in segments:
-                if (held := tail.of(segment, series, start, end)) is not None:
-                    apart.append((held[0], held[1], held[2] + segment.arrivals_from))
-                    continue
-                columns = f"ts, v, pos, rowid + {segment.arrivals_from} AS arrival"
-                branches.append(f"SELECT {columns} FROM {segment.table} WHERE {wanted}")  # noqa: S608 - names and integers of ours
-            try:
-                return cursor.execute(statement.replace("{}", " UNION ALL ".join(branches or [_NOTHING]))).fetchnumpy(), apart
-            except duckdb.CatalogException:
-                self._segments.settled()
-                if segments == [segment for day in days for segment in self._segments.of(kind, day)]:
-                    raise
+            return self._charts.buckets(cursor, series, start, end, width)
 
     def gaps(self, product_key: str, device_name: str, identifier: str, start: int, end: int, limit: int) -> Sequence[Gap]:
+        if not self._with_gaps.may_hold(product_key, device_name):
+            return []
         with self._cursor() as cursor:
             rows = cursor.execute(
                 "SELECT DISTINCT * EXCLUDE (pos) FROM gap WHERE product_key IN (?, '') AND device_name IN (?, '') AND identifier IN (?, '')"
@@ -323,6 +280,8 @@ class DuckDbStore:
         return [Gap(*row) for row in rows]
 
     def notes(self, product_key: str, device_name: str, start: int, end: int, limit: int) -> Sequence[ClockNote]:
+        if not self._with_notes.may_hold(product_key, device_name):
+            return []
         with self._cursor() as cursor:
             rows = cursor.execute(
                 "SELECT DISTINCT * EXCLUDE (pos) FROM clock_note WHERE product_key = ? AND device_name = ? AND from_ms < ? AND to_ms > ?"

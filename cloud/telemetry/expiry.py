@@ -5,6 +5,7 @@ from typing import Any
 
 from cloud.foundation.crashpoint import crash_point
 from cloud.foundation.logs import get_logger
+from cloud.telemetry import rollups
 from cloud.telemetry.model import DAY_MS, Expired
 from cloud.telemetry.segments import Segment, Segments
 
@@ -70,6 +71,7 @@ class Expiry:
         self._connection.begin()
         try:
             self._connection.execute(f"DROP TABLE {segment.table}")
+            rollups.drop(self._connection, segment)
             crash_point("core.before_expiry_commit")
             with self._segments.removing(segment):
                 self._connection.commit()
@@ -80,8 +82,16 @@ class Expiry:
         crash_point("core.after_expiry_commit")
 
     def _delete(self, segment: Segment, newest: int) -> int:
-        statement = f"DELETE FROM {segment.table} WHERE pos <= {newest:d}"  # noqa: S608 - a name and an integer
-        number: int = self._connection.execute(statement).fetchone()[0]
+        self._connection.begin()
+        try:
+            statement = f"DELETE FROM {segment.table} WHERE pos <= {newest:d}"  # noqa: S608 - a name and an integer
+            number: int = self._connection.execute(statement).fetchone()[0]
+            rollups.drop(self._connection, segment)
+            with self._segments.unrolling(segment):
+                self._connection.commit()
+        except BaseException:  # raised again: whatever it was, the transaction must not stay open
+            self._connection.rollback()
+            raise
         self._spans.pop(segment, None)
         self._gone(segment)
         crash_point("core.after_expiry_delete")

@@ -10,6 +10,7 @@ import duckdb
 from cloud.foundation.crashpoint import crash_point
 from cloud.foundation.logs import get_logger
 from cloud.foundation.priority import stand_back
+from cloud.telemetry import rollups
 from cloud.telemetry.model import Kind
 from cloud.telemetry.segments import Segment, Segments, Work
 from protocols.errors import Broken
@@ -110,10 +111,12 @@ class Ordering:
             ).fetchone()[0]
             if moved != held:
                 raise Broken(f"{moved} of {held} rows came into {new.table}")
+            rolled = rollups.make(cursor, new)
             for segment in old:
                 cursor.execute(f"DROP TABLE {segment.table}")
+                rollups.drop(cursor, segment)
             crash_point("core.before_ordering_commit")
-            with self._segments.replacing(old, new):
+            with self._segments.replacing(old, new, rolled=rolled):
                 cursor.commit()
         except BaseException:  # raised again: whatever it was, the transaction must not stay open
             cursor.rollback()

@@ -68,13 +68,14 @@ Work = tuple[Sequence[Segment], Segment]  # segments to put in order together, a
 class Segments:
     """Which segments there are. The appending thread adds, two others replace (one orders full ones, one merges), any may look."""
 
-    def __init__(self, found: Iterable[tuple[Segment, int]], full_at: Mapping[Kind, int]) -> None:
-        """`found`: what a store holds, with the number of rows; `full_at`: rows at which a segment takes no more."""
+    def __init__(self, found: Iterable[tuple[Segment, int]], full_at: Mapping[Kind, int], rolled: Iterable[Segment] = ()) -> None:
+        """`found`: what a store holds, with the number of rows; `full_at`: rows at which a segment takes no more; `rolled`: has minutes."""
         self._full_at = full_at
         self._held: dict[DayKey, tuple[Segment, ...]] = {}
         self._rows: dict[DayKey, int] = {}  # of the newest segment; written by the appending thread only
         self._change = threading.Lock()
         self._claimed: set[Segment] = set()
+        self._rolled = frozenset(rolled)
         for segment, rows in sorted(found, key=lambda one: one[0].first):
             key = (segment.kind, segment.day)
             self._held[key] = (*self._held.get(key, ()), segment)
@@ -111,6 +112,10 @@ class Segments:
     def of(self, kind: Kind, day: int) -> Sequence[Segment]:
         """The segments of a day in order of arrival."""
         return self._held.get((kind, day), ())
+
+    def rolled(self, segment: Segment) -> bool:
+        """Whether the segment has its minutes beside it."""
+        return segment in self._rolled
 
     def every(self) -> Sequence[Segment]:
         """All segments of all days."""
@@ -154,7 +159,7 @@ class Segments:
                     self._claimed.difference_update(segments)
 
     @contextmanager
-    def replacing(self, old: Sequence[Segment], new: Segment) -> Iterator[None]:
+    def replacing(self, old: Sequence[Segment], new: Segment, *, rolled: bool = False) -> Iterator[None]:
         """Inside, `new` becomes durable in place of `old`; whoever finds a table gone looks again after it with `settled`."""
         key = (new.kind, new.day)
         with self._change:
@@ -162,6 +167,7 @@ class Segments:
             held = self._held[key]
             at = held.index(old[0])
             self._held = {**self._held, key: (*held[:at], new, *held[at + len(old) :])}
+            self._rolled = self._rolled.difference(old) | ({new} if rolled else set())
 
     @contextmanager
     def removing(self, segment: Segment) -> Iterator[None]:
@@ -170,12 +176,20 @@ class Segments:
         with self._change:
             yield
             left = tuple(one for one in self._held[key] if one != segment)
+            self._rolled -= {segment}
             held = {**self._held, key: left}
             if not left:
                 del held[key]
             elif segment == self._held[key][-1]:
                 self._rows[key] = self._full_at[segment.kind]  # what is newest now takes no more: rows that come are newer than all of it
             self._held = held
+
+    @contextmanager
+    def unrolling(self, segment: Segment) -> Iterator[None]:
+        """Inside, the segment's minutes are dropped durably, as its rows are not what they were."""
+        with self._change:
+            yield
+            self._rolled -= {segment}
 
     def settled(self) -> None:
         """Return when nothing is being replaced at this moment."""

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from cloud.telemetry.minutes import MINUTE_MS
 from cloud.telemetry.model import Buckets, ClockNote, Cursor, Gap, Kind, Points, SeriesKey, after
 from cloud.telemetry.ports import TelemetryStore
 from protocols.edgelink.lanes import GapReason
@@ -88,14 +89,17 @@ class History:
         page = points[:limit]
         return Page(page, after(page, skip if cursor is not None and int(page.ts[0]) == cursor.ts else 0))
 
-    def buckets(self, of: Property, start: int, end: int, number: int) -> Buckets:
-        """The range cut into `number` buckets of equal width (the last may be shorter); empty ones are left out. Raises TryAgain."""
+    def buckets(self, of: Property, start: int, end: int, width: int) -> Buckets:
+        """The range cut into buckets of `width` ms (the last may be shorter); empty ones are left out. Raises TryAgain.
+
+        Where start and width are whole minutes, it need not look at every row.
+        """
         series = self._store.find(of.series(Kind.NUMBER))
         if series is None or start >= end:
             nothing = np.empty(0, np.int64)
             return Buckets(nothing, np.empty(0), np.empty(0), np.empty(0), nothing)
         with self._slot() as store:
-            return store.buckets(series, start, end, -(-(end - start) // number))
+            return store.buckets(series, start, end, width)
 
     def notes(self, of: Property, start: int, end: int) -> Sequence[ClockNote]:
         """What is known about the clock behind the device's times in [start, end); neighbours of one shift are one. Raises TryAgain."""
@@ -123,6 +127,19 @@ class History:
                 of_gateway = store.gaps(product_key, device_name, "", start, end, MOST_GAPS)
                 found += [gap for gap in of_gateway if gap.reason in WHOLE_SITE and gap not in found]
         return sorted(found, key=lambda gap: (gap.from_ms, gap.to_ms))[:MOST_GAPS]
+
+
+def grid(start: int, end: int, number: int) -> tuple[int, int, int]:
+    """(start, end, width) of at most `number` buckets over a range; from a minute on they are whole minutes, and so is the range.
+
+    >>> grid(0, 1000, 3), grid(90_000, 90_000 + 86_400_000, 300)
+    ((0, 1000, 334), (60000, 86520000, 300000))
+    """
+    width = -(-(end - start) // number)
+    if width < MINUTE_MS:
+        return start, end, width
+    start, end = start // MINUTE_MS * MINUTE_MS, -(-end // MINUTE_MS) * MINUTE_MS
+    return start, end, -(-(end - start) // (number * MINUTE_MS)) * MINUTE_MS
 
 
 def melted(notes: Sequence[ClockNote]) -> list[ClockNote]:

@@ -1,5 +1,6 @@
 """What every telemetry store promises (cloud/telemetry/ports.py)."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cloud.telemetry.duckdb_store import DuckDbStore, Limits
 from cloud.telemetry.model import (
@@ -36,11 +39,12 @@ Open = Callable[[], TelemetryStore]
 
 
 # The second puts its rows in order all the time, under every test, and leaves the folding of charts to DuckDB; the third keeps no rows
-# in memory, as a store does that was just opened.
+# in memory, as a store does that was just opened; the fourth has segments of which charts read the minutes.
 LIMITS = {
     "duckdb": Limits(),
     "duckdb, always ordering": Limits(segment_rows=3, segment_texts=2, quiet_s=0, folded_rows=1),
     "duckdb, without a tail": Limits(tail_segments=0),
+    "duckdb, in minutes": Limits(segment_rows=24, quiet_s=0, tail_segments=1),
 }
 
 
@@ -163,6 +167,48 @@ def test_many_days_need_more_than_one_statement_and_still_make_one_answer(open_s
     assert [ts for ts, _ in listed(store, limit=7)] == [day * DAY_MS for day in range(7)]
     buckets = store.buckets(1, 0, 200 * DAY_MS, 150 * DAY_MS)
     assert (buckets.count.tolist(), buckets.average.tolist()) == ([150, 50], [74.5, 174.5])
+
+
+MINUTE_MS = 60_000
+readings = st.lists(st.tuples(st.integers(1, 2), st.integers(0, 149), st.integers(-8, 8)), min_size=1, max_size=60)
+
+
+EXAMPLES = int(os.environ.get("HEARTHLINE_EXAMPLES") or 25)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    appends=st.lists(readings, min_size=1, max_size=8),
+    begin=st.integers(0, 2),
+    length_s=st.integers(1, 150),
+    minutes=st.integers(1, 4),
+)
+def test_charts_of_whole_minutes_are_what_a_dictionary_makes_of_the_rows(
+    open_store: Open, appends: list[list[tuple[int, int, int]]], begin: int, length_s: int, minutes: int
+) -> None:
+    """Late rows, rows of one ms, and minutes that lie in several segments; while they are put in order, and after."""
+    store, end_s = open_store(), begin * 60 + length_s
+    base = (store.position().sequence + 1) * DAY_MS  # every example on a day of its own
+    newest: dict[int, dict[int, float]] = {1: {}, 2: {}}
+    named = () if store.find(POWER) else (Series(1, POWER), Series(2, SeriesKey("stove", "s1", "heat")))
+    for rows in appends:
+        end = store.position().sequence + 1
+        store.append(Append(store.position(), at(end), named, numbers(*((s, base + t * 1000, float(v)) for s, t, v in rows), position=end)))
+        named = ()
+        for series, second, value in rows:
+            newest[series][second] = float(value)
+        for series, width in ((1, minutes * MINUTE_MS), (2, minutes * MINUTE_MS)):
+            start = base + begin * MINUTE_MS
+            chart = store.buckets(series, start, base + end_s * 1000, width)
+            expected: dict[int, list[float]] = {}
+            for second, came_last in newest[series].items():
+                if begin * 60 <= second < end_s:
+                    expected.setdefault(start + (second - begin * 60) * 1000 // width * width, []).append(came_last)
+            assert chart.start.tolist() == sorted(expected)
+            assert chart.count.tolist() == [len(expected[at_ms]) for at_ms in sorted(expected)]
+            assert chart.minimum.tolist() == [min(expected[at_ms]) for at_ms in sorted(expected)]
+            assert chart.maximum.tolist() == [max(expected[at_ms]) for at_ms in sorted(expected)]
+            assert np.allclose(chart.average, [sum(expected[at_ms]) / len(expected[at_ms]) for at_ms in sorted(expected)])
 
 
 def test_buckets_are_cut_from_the_start_and_count_each_ms_once(open_store: Open) -> None:

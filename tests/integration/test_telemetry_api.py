@@ -131,7 +131,7 @@ def test_raw_rows_keep_duplicates_and_say_their_position_page_by_page(api: Any) 
         if page["next"] is None:
             break
         cursor = {"cursor": page["next"]}
-    assert points == [[ts, value, 1, T + 50] for ts, value in POINTS]
+    assert points == [[ts, value, 1, T + 50, None] for ts, value in POINTS], "a device of its own says not when it sent"
 
 
 def test_buckets_cut_the_range_into_equal_parts(api: Any) -> None:
@@ -141,6 +141,12 @@ def test_buckets_cut_the_range_into_equal_parts(api: Any) -> None:
         {"from": T + 2000, "min": 4.5, "max": 4.5, "avg": 4.5, "count": 1},
     ]
     assert [gap["reason"] for gap in page["gaps"]] == ["missed_poll"]
+
+
+def test_buckets_of_a_minute_and_more_begin_at_whole_minutes(api: Any) -> None:
+    minute = T // 60_000 * 60_000
+    page = api.get("s1/power", from_=T, to=T + 100_000, buckets=1).json()
+    assert [(bucket["from"], bucket["count"]) for bucket in page["buckets"]] == [(minute, len(POINTS))]
 
 
 def test_values_come_back_in_the_type_of_the_thing_model(api: Any) -> None:

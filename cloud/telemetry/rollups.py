@@ -1,0 +1,64 @@
+"""Minutes of the DuckDB store: a table of them beside each ordered segment, made and dropped in the segment's own transactions."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from cloud.telemetry.minutes import Minutes, cut, last_minute
+from cloud.telemetry.model import Kind
+from cloud.telemetry.segments import Segment
+
+WORTH: Final = 4  # rows of a minute, on average; of fewer the rows themselves are as quick
+ROWS_AT_ONCE: Final = 1 << 18  # read
+_COLUMNS: Final = "series INTEGER, first BIGINT, last BIGINT, low DOUBLE, high DOUBLE, total DOUBLE, number BIGINT"
+_NAMES: Final = Minutes.__slots__
+
+
+def table_of(segment: Segment) -> str:
+    """
+    >>> table_of(Segment(Kind.NUMBER, 20_000, 0, 15, True)), table_of(Segment(Kind.NUMBER, 20_000, 0, 0))
+    ('minutes_20000_0_15', 'minutes_20000')
+    """
+    return "minutes_" + segment.table.partition("_")[2]
+
+
+def make(cursor: Any, segment: Segment, at_once: int = ROWS_AT_ONCE) -> bool:
+    """Make the minutes of an ordered segment, inside its transaction; False when there would be too many of them."""
+    if segment.kind is not Kind.NUMBER:
+        return False
+    # Rows that are not committed yet are numbered from somewhere far up.
+    rows, base = cursor.execute(f"SELECT count(*), min(rowid) FROM {segment.table}").fetchone()  # noqa: S608 - a name of ours
+    cursor.execute(f"CREATE TABLE {table_of(segment)} ({_COLUMNS})")
+    held: tuple[Any, ...] = (np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0))
+    made = read = 0
+    while read < rows:
+        numbered = f"rowid >= {base + read} AND rowid < {base + read + at_once}"
+        chunk = cursor.execute(f"SELECT series, ts, v FROM {segment.table} WHERE {numbered}").fetchnumpy()  # noqa: S608 - a name and integers
+        read += at_once
+        columns = [np.concatenate([kept, np.asarray(chunk[name])]) for kept, name in zip(held, ("series", "ts", "v"), strict=True)]
+        whole = last_minute(columns[0], columns[1]) if read < rows else len(columns[0])
+        minutes = cut(*(column[:whole] for column in columns))
+        held = tuple(column[whole:] for column in columns)
+        made += len(minutes)
+        if made * WORTH > rows:
+            cursor.execute(f"DROP TABLE {table_of(segment)}")
+            return False
+        if len(minutes):
+            incoming = pa.table({name: getattr(minutes, name) for name in _NAMES})  # noqa: F841 - DuckDB finds it by its name
+            cursor.execute(f"INSERT INTO {table_of(segment)} SELECT * FROM incoming")  # noqa: S608 - a name of ours
+    return True
+
+
+def drop(connection: Any, segment: Segment) -> None:
+    """Inside a transaction, if there are any."""
+    connection.execute(f"DROP TABLE IF EXISTS {table_of(segment)}")
+
+
+def read(cursor: Any, segments: Sequence[Segment], series: int, start: int, end: int) -> Minutes:
+    """The minutes of a series that begin in [start, end), both of whole minutes, from segments that have some."""
+    wanted = f"series = {series:d} AND first >= {start:d} AND first < {end:d}"
+    branches = [f"SELECT * FROM {table_of(segment)} WHERE {wanted}" for segment in segments]  # noqa: S608 - names and integers of ours
+    rows = cursor.execute(" UNION ALL ".join(branches)).fetchnumpy()
+    return Minutes(*(np.asarray(rows[name]) for name in _NAMES))

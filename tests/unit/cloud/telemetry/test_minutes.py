@@ -1,0 +1,96 @@
+"""Minutes: what they add up to is what the rows say, and where they would not add up it is seen."""
+
+import duckdb
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud.telemetry import rollups
+from cloud.telemetry.buckets import join
+from cloud.telemetry.minutes import MINUTE_MS, Minutes, clashing, cut, fold
+from cloud.telemetry.model import Kind
+from cloud.telemetry.ordering import COLUMNS
+from cloud.telemetry.segments import Segment
+
+came = st.lists(st.tuples(st.integers(1, 3), st.integers(-300, 300), st.integers(-9, 9)), max_size=80)
+SEGMENT = Segment(Kind.NUMBER, 5, 0, 3, ordered=True)
+
+
+def columns(rows: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """In order of series and time; of one time as they came."""
+    ordered = sorted(rows, key=lambda row: row[:2])
+    series, second, value = (np.array([row[place] for row in ordered], kind) for place, kind in enumerate((np.int32, np.int64, float)))
+    return series, second * 1000, value
+
+
+def as_dictionary(minutes: Minutes) -> dict[tuple[int, int], tuple[float, ...]]:
+    listed = zip(*(getattr(minutes, name).tolist() for name in Minutes.__slots__), strict=True)
+    return {(series, first // MINUTE_MS): (first, *others) for series, first, *others in listed}
+
+
+def expected(rows: list[tuple[int, int, int]]) -> dict[tuple[int, int], tuple[float, ...]]:
+    newest = {(series, second): value for series, second, value in rows}
+    minutes: dict[tuple[int, int], dict[int, int]] = {}
+    for (series, second), value in newest.items():
+        minutes.setdefault((series, second // 60), {})[second * 1000] = value
+    return {
+        key: (min(held), max(held), min(held.values()), max(held.values()), sum(held.values()), len(held)) for key, held in minutes.items()
+    }
+
+
+@given(came)
+def test_minutes_are_what_a_dictionary_makes_of_the_rows(rows: list[tuple[int, int, int]]) -> None:
+    assert as_dictionary(cut(*columns(rows))) == expected(rows)
+
+
+@given(came.filter(bool), st.integers(1, 40))
+def test_a_table_of_them_is_made_piece_by_piece(rows: list[tuple[int, int, int]], at_once: int) -> None:
+    with duckdb.connect() as connection:
+        connection.begin()  # as ordering does it
+        connection.execute(f"CREATE TABLE {SEGMENT.table} ({COLUMNS[Kind.NUMBER]})")
+        series, ts, value = columns(rows)
+        connection.executemany(
+            f"INSERT INTO {SEGMENT.table} VALUES (?, ?, ?, 1)", list(zip(series.tolist(), ts.tolist(), value.tolist(), strict=True))
+        )
+        made = rollups.make(connection, SEGMENT, at_once)
+        assert made == (len(expected(rows)) * rollups.WORTH <= len(rows))
+        if made:
+            found: dict[tuple[int, int], tuple[float, ...]] = {}
+            for number in (1, 2, 3):
+                found |= as_dictionary(rollups.read(connection, [SEGMENT], number, -600_000, 600_000))
+            assert found == expected(rows)
+        else:
+            assert connection.execute("SELECT count(*) FROM duckdb_tables()").fetchone() == (1,), "no table is left behind"
+
+
+def test_rows_in_another_order_are_refused() -> None:
+    with pytest.raises(ValueError, match="order"):
+        cut(np.array([1, 1], np.int32), np.array([5, 4]), np.array([1.0, 2.0]))
+    with pytest.raises(ValueError, match="order"):
+        cut(np.array([2, 1], np.int32), np.array([4, 5]), np.array([1.0, 2.0]))
+
+
+one_series = st.lists(st.tuples(st.just(1), st.integers(0, 300), st.integers(-9, 9)), max_size=40)
+
+
+@given(st.lists(one_series, max_size=4), st.lists(st.integers(0, 300), max_size=20), st.integers(1, 3))
+def test_minutes_of_several_tables_add_up_or_are_named(tables: list[list[tuple[int, int, int]]], others: list[int], width: int) -> None:
+    parts = [cut(*columns(rows)) for rows in tables]
+    joined = Minutes(*(np.concatenate([getattr(part, name) for part in [*parts, Minutes.none()]]) for name in Minutes.__slots__))
+    ts = np.array(others, np.int64) * 1000
+    named = set(clashing(joined, ts).tolist())
+    seconds = [(place, second) for place, rows in enumerate(tables) for _, second, _ in rows]
+    for place, second in seconds:
+        twice = any(other == second and there != place for there, other in seconds) or second in others
+        assert not twice or second // 60 in named, "a ms that two hold is in a minute that is named"
+    sound = joined[~np.isin(joined.first // MINUTE_MS, list(named))] if named else joined
+    chart = join([fold(sound, 0, width * MINUTE_MS)], 0, width * MINUTE_MS)
+    left = [(second, value) for rows in tables for second, value in {s: v for _, s, v in rows}.items() if second // 60 not in named]
+    assert chart.count.sum() == len(left)
+    assert np.allclose((chart.average * chart.count).sum(), sum(value for _, value in left))
+
+
+def test_a_table_of_minutes_is_no_segment() -> None:
+    assert rollups.table_of(SEGMENT) == "minutes_5_0_3"
+    assert Segment.parse(rollups.table_of(SEGMENT)) is None
