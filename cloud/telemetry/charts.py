@@ -21,9 +21,9 @@ MOST_CLASHES: Final = 64
 class Charts:
     """Used by any thread, each with a cursor of its own."""
 
-    def __init__(self, reading: Reading, tail: Tail, folded_rows: int) -> None:
+    def __init__(self, reading: Reading, tail: Tail, minutes: rollups.Held, folded_rows: int) -> None:
         """`folded_rows` are taken into memory; DuckDB, which can go to disk, folds more by itself."""
-        self._reading, self._tail, self._folded_rows = reading, tail, folded_rows
+        self._reading, self._tail, self._minutes, self._folded_rows = reading, tail, minutes, folded_rows
 
     def buckets(self, cursor: Any, series: int, start: int, end: int, width: int) -> Buckets:
         pieces: list[Piece] = []
@@ -52,7 +52,7 @@ class Charts:
             if not rolled:
                 return None
             known = [segment for segment in segments if segment in rolled]
-            minutes = rollups.read(cursor, known, series, start, whole_end)
+            minutes = self._minutes.read(cursor, known, series, start, whole_end)
             branches, tail = branches_of([segment for segment in segments if segment not in rolled], series, start, end, self._tail)
             if whole_end < end:
                 branches += branches_of(known, series, whole_end, end)[0]

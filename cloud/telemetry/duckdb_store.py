@@ -59,6 +59,7 @@ class Limits:
     segment_texts: int = 1 << 17
     quiet_s: float = 1.0  # see Ordering
     tail_segments: int = SEGMENTS  # held in memory too
+    minutes_bytes: int = 64 << 20  # held in memory: those of a day of 850 properties with a value every second
     folded_rows: int = 1_000_000  # that a chart takes into memory; DuckDB, which can go to disk, folds more by itself
 
 
@@ -79,8 +80,9 @@ class DuckDbStore:
         self._segments = self._prepare(limits)
         self._tail = Tail(limits.tail_segments)
         self._reading = Reading(self._segments)
-        self._charts = Charts(self._reading, self._tail, limits.folded_rows)
-        self._ordering = Ordering(self._connection, self._segments, self._tail.drop, limits.quiet_s)
+        self._minutes = rollups.Held(limits.minutes_bytes)
+        self._charts = Charts(self._reading, self._tail, self._minutes, limits.folded_rows)
+        self._ordering = Ordering(self._connection, self._segments, self._replaced, limits.quiet_s)
         self._expiry = Expiry(self._connection, self._segments, self._gone)
         (self._move,) = self._connection.extract_statements("UPDATE position SET stream_id = ?, sequence = ?, base = ?")
         self._watchdog = threading.Thread(target=self._interrupt_late, name="query-watchdog", daemon=True)
@@ -223,8 +225,12 @@ class DuckDbStore:
             self._connection.execute(f"CREATE TABLE {segment.table} ({COLUMNS[kind]})")
         return segment
 
-    def _gone(self, segment: Segment) -> None:
+    def _replaced(self, segment: Segment) -> None:
         self._tail.drop(segment)
+        self._minutes.drop(segment)
+
+    def _gone(self, segment: Segment) -> None:
+        self._replaced(segment)
         self._inserts.pop(segment.table, None)
 
     def expire(self, before_ms: int, keep_ms: int) -> Expired:

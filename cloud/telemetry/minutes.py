@@ -4,6 +4,7 @@ Two tables can hold rows of one minute. As long as their times do not interleave
 and the rows themselves have to be asked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -33,6 +34,21 @@ class Minutes:
 
     def __getitem__(self, rows: "slice | NDArray[np.int64] | NDArray[np.bool_]") -> "Minutes":
         return Minutes(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    @property
+    def bytes(self) -> int:
+        return sum(int(getattr(self, name).nbytes) for name in self.__slots__)
+
+    def of(self, series: int, start: int, end: int) -> "Minutes":
+        """Those of one series that begin in [start, end), of minutes in order of series and time."""
+        low, high = np.searchsorted(self.series, (series, series + 1))
+        first = self.first[low:high]
+        begin, stop = np.searchsorted(first, (start, end))
+        return self[int(low + begin) : int(low + stop)]
+
+    @classmethod
+    def concatenate(cls, pieces: "Sequence[Minutes]") -> Self:
+        return cls(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in cls.__slots__))
 
     @classmethod
     def none(cls) -> Self:

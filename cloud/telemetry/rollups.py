@@ -1,5 +1,7 @@
 """Minutes of the DuckDB store: a table of them beside each ordered segment, made and dropped in the segment's own transactions."""
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -14,6 +16,7 @@ WORTH: Final = 4  # rows of a minute, on average; of fewer the rows themselves a
 ROWS_AT_ONCE: Final = 1 << 18  # read
 _COLUMNS: Final = "series INTEGER, first BIGINT, last BIGINT, low DOUBLE, high DOUBLE, total DOUBLE, number BIGINT"
 _NAMES: Final = Minutes.__slots__
+_ROW_BYTES: Final = 52
 
 
 def table_of(segment: Segment) -> str:
@@ -56,9 +59,58 @@ def drop(connection: Any, segment: Segment) -> None:
     connection.execute(f"DROP TABLE IF EXISTS {table_of(segment)}")
 
 
-def read(cursor: Any, segments: Sequence[Segment], series: int, start: int, end: int) -> Minutes:
-    """The minutes of a series that begin in [start, end), both of whole minutes, from segments that have some."""
-    wanted = f"series = {series:d} AND first >= {start:d} AND first < {end:d}"
+class Held:
+    """Minutes of whole segments in memory, those asked for last: a statement over ten tables costs more than all else about a chart.
+
+    Used by any thread. What a segment's minutes are does not change as long as it has some.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        """A segment with more than half of `most_bytes` is not held."""
+        self._most_bytes, self._bytes = most_bytes, 0
+        self._held: OrderedDict[Segment, Minutes | None] = OrderedDict()
+        self._change = threading.Lock()
+
+    def read(self, cursor: Any, segments: Sequence[Segment], series: int, start: int, end: int) -> Minutes:
+        """The minutes of a series that begin in [start, end), both of whole minutes, from segments that have some."""
+        parts, asked = [Minutes.none()], []
+        for segment in segments:
+            minutes = self._minutes(cursor, segment)
+            if minutes is None:
+                asked.append(segment)
+            else:
+                parts.append(minutes.of(series, start, end))
+        if asked:
+            parts.append(read(cursor, asked, f"series = {series:d} AND first >= {start:d} AND first < {end:d}"))
+        return Minutes.concatenate(parts)
+
+    def drop(self, segment: Segment) -> None:
+        """Its minutes are gone."""
+        with self._change:
+            self._take(segment)
+
+    def _minutes(self, cursor: Any, segment: Segment) -> Minutes | None:
+        with self._change:
+            if segment in self._held:
+                self._held.move_to_end(segment)
+                return self._held[segment]
+        (rows,) = cursor.execute(f"SELECT count(*) FROM {table_of(segment)}").fetchone()  # noqa: S608 - a name of ours
+        found = None if rows * _ROW_BYTES > self._most_bytes // 2 else read(cursor, [segment])
+        with self._change:
+            self._take(segment)  # another thread may have been as quick
+            self._held[segment] = found
+            self._bytes += 0 if found is None else found.bytes
+            while self._bytes > self._most_bytes:
+                self._take(next(iter(self._held)))
+        return found
+
+    def _take(self, segment: Segment) -> None:
+        minutes = self._held.pop(segment, None)
+        self._bytes -= 0 if minutes is None else minutes.bytes
+
+
+def read(cursor: Any, segments: Sequence[Segment], wanted: str = "true") -> Minutes:
+    """What the tables of these segments have, in each in order of series and time."""
     branches = [f"SELECT * FROM {table_of(segment)} WHERE {wanted}" for segment in segments]  # noqa: S608 - names and integers of ours
     rows = cursor.execute(" UNION ALL ".join(branches)).fetchnumpy()
     return Minutes(*(np.asarray(rows[name]) for name in _NAMES))

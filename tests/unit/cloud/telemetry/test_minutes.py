@@ -44,8 +44,10 @@ def test_minutes_are_what_a_dictionary_makes_of_the_rows(rows: list[tuple[int, i
     assert as_dictionary(cut(*columns(rows))) == expected(rows)
 
 
-@given(came.filter(bool), st.integers(1, 40))
-def test_a_table_of_them_is_made_piece_by_piece(rows: list[tuple[int, int, int]], at_once: int) -> None:
+@given(came.filter(bool), st.integers(1, 40), st.sampled_from([0, 500, 100_000]))
+def test_a_table_of_them_is_made_piece_by_piece_and_read_from_memory_or_not(
+    rows: list[tuple[int, int, int]], at_once: int, most_bytes: int
+) -> None:
     with duckdb.connect() as connection:
         connection.begin()  # as ordering does it
         connection.execute(f"CREATE TABLE {SEGMENT.table} ({COLUMNS[Kind.NUMBER]})")
@@ -57,11 +59,30 @@ def test_a_table_of_them_is_made_piece_by_piece(rows: list[tuple[int, int, int]]
         assert made == (len(expected(rows)) * rollups.WORTH <= len(rows))
         if made:
             found: dict[tuple[int, int], tuple[float, ...]] = {}
-            for number in (1, 2, 3):
-                found |= as_dictionary(rollups.read(connection, [SEGMENT], number, -600_000, 600_000))
+            held = rollups.Held(most_bytes)
+            for number in (1, 2, 3, 1):
+                found |= as_dictionary(held.read(connection, [SEGMENT], number, -600_000, 600_000))
+                assert (held._held[SEGMENT] is None) == (2 * len(expected(rows)) * 52 > most_bytes)
             assert found == expected(rows)
         else:
             assert connection.execute("SELECT count(*) FROM duckdb_tables()").fetchone() == (1,), "no table is left behind"
+
+
+def test_what_is_held_in_memory_has_a_bound_and_the_last_asked_stays() -> None:
+    segments = [Segment(Kind.NUMBER, 5, place, place, ordered=True) for place in range(5)]
+    with duckdb.connect() as connection:
+        for segment in segments:
+            connection.execute(
+                f"CREATE TABLE {segment.table} AS SELECT 1::INTEGER AS series, range::BIGINT AS ts, 1.0::DOUBLE AS v FROM range(4000)"
+            )
+            connection.execute(f"UPDATE {segment.table} SET ts = ts * 1000")
+            assert rollups.make(connection, segment)
+        held = rollups.Held(3 * 67 * 52)
+        for place in (0, 1, 2, 0, 3, 4):
+            assert len(held.read(connection, [segments[place]], 1, 0, 4_000_000)) == 67
+        assert [segment.first for segment in held._held] == [0, 3, 4]
+        held.drop(segments[0])
+        assert held._bytes == 2 * 67 * 52
 
 
 def test_rows_in_another_order_are_refused() -> None:
