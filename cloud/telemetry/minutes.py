@@ -40,11 +40,15 @@ class Minutes:
         return sum(int(getattr(self, name).nbytes) for name in self.__slots__)
 
     def of(self, series: int, start: int, end: int) -> "Minutes":
-        """Those of one series that begin in [start, end), of minutes in order of series and time."""
+        """Those of one series that have rows in [start, end), or on both sides of it, of minutes in order of series and time."""
         low, high = np.searchsorted(self.series, (series, series + 1))
-        first = self.first[low:high]
-        begin, stop = np.searchsorted(first, (start, end))
+        begin = np.searchsorted(self.last[low:high], start)
+        stop = np.searchsorted(self.first[low:high], end)
         return self[int(low + begin) : int(low + stop)]
+
+    def without(self, minutes: Ints64) -> "Minutes":
+        """Those that are not among these minutes (since 1970)."""
+        return self[~np.isin(self.first // MINUTE_MS, minutes)]
 
     @classmethod
     def concatenate(cls, pieces: "Sequence[Minutes]") -> Self:
@@ -86,6 +90,11 @@ def last_minute(series: Ints32, ts: Ints64) -> int:
     return int(len(ts) - np.count_nonzero(same))
 
 
+def cut_by(minutes: Minutes, start: int, end: int) -> Ints64:
+    """Which minutes (since 1970) have rows in [start, end), and others that are not."""
+    return np.unique(minutes.first[(minutes.first < start) | (minutes.last >= end)] // MINUTE_MS)
+
+
 def clashing(minutes: Minutes, ts: Ints64) -> Ints64:
     """Which minutes (since 1970) of one series interleave with others of it, or with rows at `ts`, and so do not add up."""
     if not len(minutes):
@@ -99,9 +108,9 @@ def clashing(minutes: Minutes, ts: Ints64) -> Ints64:
     return np.unique(np.concatenate(found) // MINUTE_MS)
 
 
-def fold(minutes: Minutes, start: int, width: int) -> Piece:
-    """Minutes of one series, in any order, to buckets of `width` ms from `start` on; both are whole minutes."""
-    bucket = (minutes.first - start) // width
+def fold_minutes(minutes: Minutes, origin: int, width: int) -> Piece:
+    """Minutes of one series, in any order, to buckets of `width` ms from `origin` on; both are whole minutes."""
+    bucket = (minutes.first - origin) // width
     order = np.argsort(bucket, kind="stable")
     bucket, minutes = bucket[order], minutes[order]
     if not len(bucket):

@@ -2,7 +2,6 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -71,18 +70,12 @@ class Held:
         self._held: OrderedDict[Segment, Minutes | None] = OrderedDict()
         self._change = threading.Lock()
 
-    def read(self, cursor: Any, segments: Sequence[Segment], series: int, start: int, end: int) -> Minutes:
-        """The minutes of a series that begin in [start, end), both of whole minutes, from segments that have some."""
-        parts, asked = [Minutes.none()], []
-        for segment in segments:
-            minutes = self._minutes(cursor, segment)
-            if minutes is None:
-                asked.append(segment)
-            else:
-                parts.append(minutes.of(series, start, end))
-        if asked:
-            parts.append(read(cursor, asked, f"series = {series:d} AND first >= {start:d} AND first < {end:d}"))
-        return Minutes.concatenate(parts)
+    def read(self, cursor: Any, segment: Segment, series: int, start: int, end: int) -> Minutes:
+        """The minutes of a series that have rows in [start, end), or on both sides of it, from a segment that has some."""
+        minutes = self._minutes(cursor, segment)
+        if minutes is None:
+            return read(cursor, segment, f"series = {series:d} AND last >= {start:d} AND first < {end:d}")
+        return minutes.of(series, start, end)
 
     def drop(self, segment: Segment) -> None:
         """Its minutes are gone."""
@@ -95,7 +88,7 @@ class Held:
                 self._held.move_to_end(segment)
                 return self._held[segment]
         (rows,) = cursor.execute(f"SELECT count(*) FROM {table_of(segment)}").fetchone()  # noqa: S608 - a name of ours
-        found = None if rows * _ROW_BYTES > self._most_bytes // 2 else read(cursor, [segment])
+        found = None if rows * _ROW_BYTES > self._most_bytes // 2 else read(cursor, segment)
         with self._change:
             self._take(segment)  # another thread may have been as quick
             self._held[segment] = found
@@ -109,8 +102,7 @@ class Held:
         self._bytes -= 0 if minutes is None else minutes.bytes
 
 
-def read(cursor: Any, segments: Sequence[Segment], wanted: str = "true") -> Minutes:
-    """What the tables of these segments have, in each in order of series and time."""
-    branches = [f"SELECT * FROM {table_of(segment)} WHERE {wanted}" for segment in segments]  # noqa: S608 - names and integers of ours
-    rows = cursor.execute(" UNION ALL ".join(branches)).fetchnumpy()
+def read(cursor: Any, segment: Segment, wanted: str = "true") -> Minutes:
+    """What the segment's table has, in order of series and time."""
+    rows = cursor.execute(f"SELECT * FROM {table_of(segment)} WHERE {wanted}").fetchnumpy()  # noqa: S608 - names and integers of ours
     return Minutes(*(np.asarray(rows[name]) for name in _NAMES))

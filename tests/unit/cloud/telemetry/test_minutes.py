@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cloud.telemetry import rollups
 from cloud.telemetry.buckets import join
-from cloud.telemetry.minutes import MINUTE_MS, Minutes, clashing, cut, fold
+from cloud.telemetry.minutes import MINUTE_MS, Minutes, clashing, cut, cut_by, fold_minutes
 from cloud.telemetry.model import Kind
 from cloud.telemetry.ordering import COLUMNS
 from cloud.telemetry.segments import Segment
@@ -61,7 +61,7 @@ def test_a_table_of_them_is_made_piece_by_piece_and_read_from_memory_or_not(
             found: dict[tuple[int, int], tuple[float, ...]] = {}
             held = rollups.Held(most_bytes)
             for number in (1, 2, 3, 1):
-                found |= as_dictionary(held.read(connection, [SEGMENT], number, -600_000, 600_000))
+                found |= as_dictionary(held.read(connection, SEGMENT, number, -600_000, 600_000))
                 assert (held._held[SEGMENT] is None) == (2 * len(expected(rows)) * 52 > most_bytes)
             assert found == expected(rows)
         else:
@@ -79,7 +79,7 @@ def test_what_is_held_in_memory_has_a_bound_and_the_last_asked_stays() -> None:
             assert rollups.make(connection, segment)
         held = rollups.Held(3 * 67 * 52)
         for place in (0, 1, 2, 0, 3, 4):
-            assert len(held.read(connection, [segments[place]], 1, 0, 4_000_000)) == 67
+            assert len(held.read(connection, segments[place], 1, 0, 4_000_000)) == 67
         assert [segment.first for segment in held._held] == [0, 3, 4]
         held.drop(segments[0])
         assert held._bytes == 2 * 67 * 52
@@ -90,6 +90,20 @@ def test_rows_in_another_order_are_refused() -> None:
         cut(np.array([1, 1], np.int32), np.array([5, 4]), np.array([1.0, 2.0]))
     with pytest.raises(ValueError, match="order"):
         cut(np.array([2, 1], np.int32), np.array([4, 5]), np.array([1.0, 2.0]))
+
+
+@given(came, st.integers(-300, 300), st.integers(0, 300))
+def test_a_range_has_its_minutes_and_those_it_cuts_are_named(rows: list[tuple[int, int, int]], start_s: int, length_s: int) -> None:
+    end_s = start_s + length_s
+    for series in (1, 2, 3):
+        found = cut(*columns(rows)).of(series, start_s * 1000, end_s * 1000)
+        seconds = {second for one, second, _ in rows if one == series}
+        inside = {second // 60 for second in seconds if start_s <= second < end_s}
+        outside = {second // 60 for second in seconds if not start_s <= second < end_s}
+        assert inside <= set((found.first // MINUTE_MS).tolist())
+        named = set(cut_by(found, start_s * 1000, end_s * 1000).tolist())
+        assert inside & outside <= named
+        assert set(found.without(np.array(sorted(named), np.int64)).first // MINUTE_MS) == inside - outside
 
 
 one_series = st.lists(st.tuples(st.just(1), st.integers(0, 300), st.integers(-9, 9)), max_size=40)
@@ -106,7 +120,7 @@ def test_minutes_of_several_tables_add_up_or_are_named(tables: list[list[tuple[i
         twice = any(other == second and there != place for there, other in seconds) or second in others
         assert not twice or second // 60 in named, "a ms that two hold is in a minute that is named"
     sound = joined[~np.isin(joined.first // MINUTE_MS, list(named))] if named else joined
-    chart = join([fold(sound, 0, width * MINUTE_MS)], 0, width * MINUTE_MS)
+    chart = join([fold_minutes(sound, 0, width * MINUTE_MS)], 0, width * MINUTE_MS)
     left = [(second, value) for rows in tables for second, value in {s: v for _, s, v in rows}.items() if second // 60 not in named]
     assert chart.count.sum() == len(left)
     assert np.allclose((chart.average * chart.count).sum(), sum(value for _, value in left))
