@@ -93,7 +93,7 @@ def history(
         Query(
             ge=1,
             le=MOST_BUCKETS,
-            description="At most n buckets instead of points. From a minute on they begin at whole minutes, the first maybe before `from`.",
+            description="At most n buckets instead of points. From a minute on they are whole minutes, and the range is widened to them.",
         ),
     ] = None,
     raw: Annotated[
@@ -117,7 +117,7 @@ def history(
             raise Refused(Reason.WRONG_TYPE, f"buckets: {identifier} is not a number")
         if from_ is None or to is None:
             raise Refused(Reason.BAD_TIME, "buckets: give `from` and `to`")
-        found = store.buckets(of, start, end, *grid(start, end, buckets))
+        found = store.buckets(of, *grid(start, end, buckets))
         columns = (found.start, found.minimum, found.maximum, found.average, found.count)
         names = ("from", "min", "max", "avg", "count")
         body = {"buckets": [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]}

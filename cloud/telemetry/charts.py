@@ -8,12 +8,12 @@ import numpy as np
 from cloud.telemetry import rollups
 from cloud.telemetry.buckets import Piece, fold, join
 from cloud.telemetry.minutes import MINUTE_MS, Minutes, clashing, cut_by, fold_minutes
-from cloud.telemetry.model import Buckets, Kind
+from cloud.telemetry.model import Buckets, Ints64, Kind
 from cloud.telemetry.reading import TABLES_A_QUERY, Reading, Rows, branches_of, run
 from cloud.telemetry.segments import Segment
 from cloud.telemetry.tail import Tail
 
-MOST_ASTRAY: Final = 64
+MOST_CLASHES: Final = 64
 """Minutes that do not add up, of which a chart asks the rows; when there are more it asks all rows."""
 
 
@@ -24,29 +24,27 @@ class Charts:
         """`folded_rows` are taken into memory; DuckDB, which can go to disk, folds more by itself."""
         self._reading, self._tail, self._minutes, self._folded_rows = reading, tail, minutes, folded_rows
 
-    def buckets(self, cursor: Any, series: int, start: int, end: int, width: int, origin: int) -> Buckets:
-        """Rows in [start, end), cut into `width` ms from `origin` on."""
+    def buckets(self, cursor: Any, series: int, start: int, end: int, width: int) -> Buckets:
+        """Rows in [start, end), cut into `width` ms from `start` on."""
         pieces: list[Piece] = []
-        whole = origin % MINUTE_MS == 0 and width % MINUTE_MS == 0
+        whole = start % MINUTE_MS == 0 and width % MINUTE_MS == 0
         for days in self._reading.days(Kind.NUMBER, start, end, TABLES_A_QUERY):
-            found = self._from_minutes(cursor, days, series, start, end, width, origin) if whole else None
-            pieces += self._from_rows(cursor, days, series, start, end, width, origin) if found is None else found
-        return join(pieces, origin, width)
+            found = self._from_minutes(cursor, days, series, start, end, width) if whole else None
+            pieces += self._from_rows(cursor, days, series, start, end, width) if found is None else found
+        return join(pieces, start, width)
 
-    def _from_rows(self, cursor: Any, days: Sequence[int], series: int, start: int, end: int, width: int, origin: int) -> list[Piece]:
+    def _from_rows(self, cursor: Any, days: Sequence[int], series: int, start: int, end: int, width: int) -> list[Piece]:
         rows, tail = self._reading.rows(cursor, self._some, Kind.NUMBER, days, series, start, end, self._tail)
         if len(rows["ts"]) <= self._folded_rows:  # then this is a third faster than to let DuckDB do it
-            return [fold(*_columns(rows, tail), origin, width)]
+            return [fold(*_columns(rows, tail), start, width)]
         statement = (
-            f"SELECT (ts - {origin:d}) // {width:d} AS bucket, min(v) AS low, max(v) AS high, sum(v) AS total, count(*) AS number"  # noqa: S608 - integers
+            f"SELECT (ts - {start:d}) // {width:d} AS bucket, min(v) AS low, max(v) AS high, sum(v) AS total, count(*) AS number"  # noqa: S608 - integers
             " FROM (SELECT ts, arg_max(v, arrival) AS v FROM ({}) GROUP BY ts) GROUP BY bucket ORDER BY bucket"
         )
         rows, _ = self._reading.rows(cursor, statement, Kind.NUMBER, days, series, start, end)
         return [Piece(*(np.asarray(rows[name]) for name in ("bucket", "low", "high", "total", "number")))]
 
-    def _from_minutes(
-        self, cursor: Any, days: Sequence[int], series: int, start: int, end: int, width: int, origin: int
-    ) -> list[Piece] | None:
+    def _from_minutes(self, cursor: Any, days: Sequence[int], series: int, start: int, end: int, width: int) -> list[Piece] | None:
         """None: it takes the rows."""
 
         def ask(segments: Sequence[Segment], rolled: frozenset[Segment]) -> list[Piece] | None:
@@ -54,18 +52,25 @@ class Charts:
                 return None
             parts = {segment: self._minutes.read(cursor, segment, series, start, end) for segment in segments if segment in rolled}
             minutes = Minutes.concatenate([*parts.values(), Minutes.none()])
-            branches, tail = branches_of([segment for segment in segments if segment not in rolled], series, start, end, self._tail)
-            rows = _columns(run(cursor, self._some, branches) if branches else None, tail)
-            astray = np.union1d(cut_by(minutes, start, end), clashing(minutes, rows[0]))
-            if len(astray) > MOST_ASTRAY or len(rows[0]) > self._folded_rows:
-                return None
-            if len(astray):
-                minutes = minutes.without(astray)
+            others, tail = branches_of([segment for segment in segments if segment not in rolled], series, start, end, self._tail)
+
+            def rows_of(astray: Ints64) -> list[str]:
+                """What has to be asked for the rows of these minutes; every statement costs, so only of tables that have some."""
                 spans = " OR ".join(f"ts >= {minute * MINUTE_MS} AND ts < {(minute + 1) * MINUTE_MS}" for minute in astray.tolist())
                 theirs = [segment for segment, part in parts.items() if len(part.without(astray)) < len(part)]
-                again = [f"{branch} AND ({spans})" for branch in branches_of(theirs, series, start, end)[0]]
-                rows = _columns(run(cursor, self._some, again), [rows])
-            return [fold_minutes(minutes, origin, width), fold(*rows, origin, width)]
+                return [f"{branch} AND ({spans})" for branch in branches_of(theirs, series, start, end)[0]]
+
+            cut = cut_by(minutes, start, end)
+            branches = others + rows_of(cut)
+            rows = _columns(run(cursor, self._some, branches) if branches else None, tail)
+            minutes = minutes.without(cut)
+            clashes = clashing(minutes, rows[0])
+            if len(clashes) > MOST_CLASHES or len(rows[0]) > self._folded_rows:
+                return None
+            if len(clashes):
+                minutes = minutes.without(clashes)
+                rows = _columns(run(cursor, self._some, rows_of(clashes)), [rows])
+            return [fold_minutes(minutes, start, width), fold(*rows, start, width)]
 
         return self._reading.steady(Kind.NUMBER, days, ask)
 

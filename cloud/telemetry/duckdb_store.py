@@ -270,9 +270,9 @@ class DuckDbStore:
         joined = _join(values, np.float64 if kind is Kind.NUMBER else np.object_)[wanted]
         return Points(_join(ts, np.int64)[wanted], joined if kind is Kind.NUMBER else joined.tolist(), _join(position, np.int64)[wanted])
 
-    def buckets(self, series: int, start: int, end: int, width: int, origin: int | None = None) -> Buckets:
+    def buckets(self, series: int, start: int, end: int, width: int) -> Buckets:
         with self._cursor() as cursor:
-            return self._charts.buckets(cursor, series, start, end, width, start if origin is None else origin)
+            return self._charts.buckets(cursor, series, start, end, width)
 
     def gaps(self, product_key: str, device_name: str, identifier: str, start: int, end: int, limit: int) -> Sequence[Gap]:
         if not self._with_gaps.may_hold(product_key, device_name):

@@ -179,8 +179,7 @@ class InfluxStore:
         position = np.array([record["pos"] for record in records], np.int64)
         return Points(ts, np.array(values, np.float64) if key.kind is Kind.NUMBER else [str(value) for value in values], position)
 
-    def buckets(self, series: int, start: int, end: int, width: int, origin: int | None = None) -> Buckets:
-        origin = start if origin is None else origin
+    def buckets(self, series: int, start: int, end: int, width: int) -> Buckets:
         key = self._key(series)
         records: list[dict[str, Any]] = []
         if _nanoseconds(start) < _nanoseconds(end):
@@ -188,7 +187,7 @@ class InfluxStore:
 {self._of(key, start, end)}
   |> filter(fn: (r) => r._field == "v")
   |> group()
-  |> window(every: {width:d}ms, offset: {origin % width:d}ms)
+  |> window(every: {width:d}ms, offset: {start % width:d}ms)
   |> reduce(
       identity: {{count: 0, sum: 0.0, minimum: math.mInf(sign: 1), maximum: math.mInf(sign: -1)}},
       fn: (r, accumulator) => ({{
@@ -203,7 +202,7 @@ class InfluxStore:
             records = list(self._ask(flux))
         count = np.array([record["count"] for record in records], np.int64)
         total = np.array([record["sum"] for record in records], np.float64)
-        begins = [origin + (_ms(record["_start"]) - origin) // width * width for record in records]  # the first is cut off at `start`
+        begins = [start + (_ms(record["_start"]) - start) // width * width for record in records]  # the first is cut off at `start`
         return Buckets(
             np.array(begins, np.int64),
             np.array([record["minimum"] for record in records], np.float64),

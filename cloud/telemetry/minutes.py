@@ -108,9 +108,9 @@ def clashing(minutes: Minutes, ts: Ints64) -> Ints64:
     return np.unique(np.concatenate(found) // MINUTE_MS)
 
 
-def fold_minutes(minutes: Minutes, origin: int, width: int) -> Piece:
-    """Minutes of one series, in any order, to buckets of `width` ms from `origin` on; both are whole minutes."""
-    bucket = (minutes.first - origin) // width
+def fold_minutes(minutes: Minutes, start: int, width: int) -> Piece:
+    """Minutes of one series, in any order, to buckets of `width` ms from `start` on; both are whole minutes."""
+    bucket = (minutes.first - start) // width
     order = np.argsort(bucket, kind="stable")
     bucket, minutes = bucket[order], minutes[order]
     if not len(bucket):

@@ -42,8 +42,8 @@ class TelemetryStore(Protocol):
         """Every stored row, duplicates too, in order of ms and arrival, after leaving out the first `skip`."""
         ...
 
-    def buckets(self, series: int, start: int, end: int, width: int, origin: int | None = None) -> Buckets:
-        """Minimum, maximum, average and count of each `width` ms from `origin` (`start`) on, duplicates removed; numeric series only."""
+    def buckets(self, series: int, start: int, end: int, width: int) -> Buckets:
+        """Minimum, maximum, average and count of each `width` ms from `start` on, duplicates removed; numeric series only."""
         ...
 
     def gaps(self, product_key: str, device_name: str, identifier: str, start: int, end: int, limit: int) -> Sequence[Gap]:

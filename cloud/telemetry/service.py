@@ -89,17 +89,17 @@ class History:
         page = points[:limit]
         return Page(page, after(page, skip if cursor is not None and int(page.ts[0]) == cursor.ts else 0))
 
-    def buckets(self, of: Property, start: int, end: int, width: int, origin: int | None = None) -> Buckets:
-        """The range cut into buckets of `width` ms from `origin` (`start`) on; empty ones are left out. Raises TryAgain.
+    def buckets(self, of: Property, start: int, end: int, width: int) -> Buckets:
+        """The range cut into buckets of `width` ms from `start` on; empty ones are left out. Raises TryAgain.
 
-        Where origin and width are whole minutes, it need not look at every row.
+        Where start and width are whole minutes, it need not look at every row.
         """
         series = self._store.find(of.series(Kind.NUMBER))
         if series is None or start >= end:
             nothing = np.empty(0, np.int64)
             return Buckets(nothing, np.empty(0), np.empty(0), np.empty(0), nothing)
         with self._slot() as store:
-            return store.buckets(series, start, end, width, origin)
+            return store.buckets(series, start, end, width)
 
     def notes(self, of: Property, start: int, end: int) -> Sequence[ClockNote]:
         """What is known about the clock behind the device's times in [start, end); neighbours of one shift are one. Raises TryAgain."""
@@ -129,17 +129,17 @@ class History:
         return sorted(found, key=lambda gap: (gap.from_ms, gap.to_ms))[:MOST_GAPS]
 
 
-def grid(start: int, end: int, number: int) -> tuple[int, int]:
-    """(width, origin) of at most `number` buckets over a range; from a minute on both are whole minutes.
+def grid(start: int, end: int, number: int) -> tuple[int, int, int]:
+    """(start, end, width) of at most `number` buckets over a range; from a minute on all three are whole minutes.
 
     >>> grid(0, 1000, 3), grid(90_000, 90_000 + 86_400_000, 300)
-    ((334, 0), (300000, 60000))
+    ((0, 1000, 334), (60000, 86520000, 300000))
     """
     width = -(-(end - start) // number)
     if width < MINUTE_MS:
-        return width, start
-    origin = start // MINUTE_MS * MINUTE_MS
-    return -(-(end - origin) // (number * MINUTE_MS)) * MINUTE_MS, origin
+        return start, end, width
+    start, end = start // MINUTE_MS * MINUTE_MS, -(-end // MINUTE_MS) * MINUTE_MS
+    return start, end, -(-(end - start) // (number * MINUTE_MS)) * MINUTE_MS
 
 
 def melted(notes: Sequence[ClockNote]) -> list[ClockNote]:

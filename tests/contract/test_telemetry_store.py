@@ -179,15 +179,15 @@ EXAMPLES = int(os.environ.get("HEARTHLINE_EXAMPLES") or 25)
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     appends=st.lists(readings, min_size=1, max_size=8),
-    begin_s=st.integers(0, 149),
+    begin=st.integers(0, 2),
     length_s=st.integers(1, 150),
     minutes=st.integers(1, 4),
 )
 def test_charts_of_whole_minutes_are_what_a_dictionary_makes_of_the_rows(
-    open_store: Open, appends: list[list[tuple[int, int, int]]], begin_s: int, length_s: int, minutes: int
+    open_store: Open, appends: list[list[tuple[int, int, int]]], begin: int, length_s: int, minutes: int
 ) -> None:
     """Late rows, rows of one ms, and minutes that lie in several segments; while they are put in order, and after."""
-    store, end_s = open_store(), begin_s + length_s
+    store, end_s = open_store(), begin * 60 + length_s
     base = (store.position().sequence + 1) * DAY_MS  # every example on a day of its own
     newest: dict[int, dict[int, float]] = {1: {}, 2: {}}
     named = () if store.find(POWER) else (Series(1, POWER), Series(2, SeriesKey("stove", "s1", "heat")))
@@ -198,12 +198,12 @@ def test_charts_of_whole_minutes_are_what_a_dictionary_makes_of_the_rows(
         for series, second, value in rows:
             newest[series][second] = float(value)
         for series, width in ((1, minutes * MINUTE_MS), (2, minutes * MINUTE_MS)):
-            origin = base + begin_s // 60 * MINUTE_MS
-            chart = store.buckets(series, base + begin_s * 1000, base + end_s * 1000, width, origin)
+            start = base + begin * MINUTE_MS
+            chart = store.buckets(series, start, base + end_s * 1000, width)
             expected: dict[int, list[float]] = {}
             for second, came_last in newest[series].items():
-                if begin_s <= second < end_s:
-                    expected.setdefault(origin + (base + second * 1000 - origin) // width * width, []).append(came_last)
+                if begin * 60 <= second < end_s:
+                    expected.setdefault(start + (second - begin * 60) * 1000 // width * width, []).append(came_last)
             assert chart.start.tolist() == sorted(expected)
             assert chart.count.tolist() == [len(expected[at_ms]) for at_ms in sorted(expected)]
             assert chart.minimum.tolist() == [min(expected[at_ms]) for at_ms in sorted(expected)]
