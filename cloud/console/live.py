@@ -12,7 +12,7 @@ from cloud.console import chart
 from cloud.devices.model import Device
 from cloud.devices.ports import Sessions as Lease
 from cloud.devices.registry import count_online, find_device, newest_times, reported, search_devices
-from cloud.devices.service import gateways_of
+from cloud.devices.service import device_with_gateways
 from cloud.foundation.bus import Bus
 from cloud.foundation.clock import now_ms
 from cloud.foundation.db import Database
@@ -188,7 +188,8 @@ class Live:
 
     def _ask_history(self, details: Details, identifier: str, seconds: int) -> chart.History:
         device, shown = details.line.device, chart.range_until(now_ms(), seconds)
-        gateways = gateways_of(self._database, device.product_key, device.device_name)
+        found = device_with_gateways(self._database, device.product_key, device.device_name)
+        gateways = found[1] if found else []
         of = Property(device.product_key, device.device_name, identifier, gateways)
         buckets = self._history.buckets(of, shown.start, shown.end, shown.width)
         gaps = self._history.gaps(of, shown.start, shown.end)

@@ -43,13 +43,16 @@ def device_facts(database: Database, keys: Sequence[DeviceKey]) -> dict[DeviceKe
         return {(row.product_key, row.device_name): DeviceFacts(*_identity(row)) for row in _device_rows(work.session, keys)}
 
 
-def gateways_of(database: Database, product_key: str, device_name: str) -> list[DeviceKey]:
-    """The gateways of the site on which a device stands. Raises DatabaseAway."""
+def device_with_gateways(database: Database, product_key: str, device_name: str) -> tuple[DeviceFacts, list[DeviceKey]] | None:
+    """A device, and the gateways of the site on which it stands; None: there is none. Raises DatabaseAway."""
     with database.system_reading() as work:
-        site = select(DeviceRow.site_id).where(DeviceRow.product_key == product_key, DeviceRow.device_name == device_name)
+        row = next(_device_rows(work.session, [(product_key, device_name)]), None)
+        if row is None:
+            return None
         rows = select(DeviceRow.product_key, DeviceRow.device_name)
-        found = rows.where(DeviceRow.product_key == GATEWAY, DeviceRow.site_id == site.scalar_subquery())
-        return [(row[0], row[1]) for row in work.session.execute(found.order_by(DeviceRow.id))]
+        found = rows.where(DeviceRow.product_key == GATEWAY, DeviceRow.site_id == row.site_id).order_by(DeviceRow.id)
+        gateways = [] if row.site_id is None else [(gateway[0], gateway[1]) for gateway in work.session.execute(found)]
+        return DeviceFacts(*_identity(row)), gateways
 
 
 def tenants_concerned(database: Database, claims: Sequence[DeviceKey]) -> list[int]:

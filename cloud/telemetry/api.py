@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from cloud.devices.model import DeviceFacts
 from cloud.devices.registry import reported
-from cloud.devices.service import device_facts, gateways_of
+from cloud.devices.service import device_with_gateways
 from cloud.foundation.db import Database
 from cloud.foundation.problems import Problem, not_found
 from cloud.products.service import thing_models
@@ -30,12 +30,12 @@ class LatestValue(BaseModel):
     time: Annotated[int, Field(description="Event time, epoch ms.")]
 
 
-def _device(request: Request, tenant_id: int, product_key: str, device_name: str) -> DeviceFacts:
-    database: Database = request.app.state.database
-    facts = device_facts(database, [(product_key, device_name)]).get((product_key, device_name))
-    if facts is None or facts.tenant_id != tenant_id:
+def _device(request: Request, tenant_id: int, product_key: str, device_name: str) -> tuple[DeviceFacts, list[tuple[str, str]]]:
+    """The caller's device, and the gateways through which its readings may come."""
+    found = device_with_gateways(request.app.state.database, product_key, device_name)
+    if found is None or found[0].tenant_id != tenant_id:
         raise not_found(f"Device {device_name} of product {product_key}")
-    return facts
+    return found
 
 
 def _data_type(request: Request, product_key: str, identifier: str) -> tuple[Kind, DataType | None]:
@@ -71,7 +71,7 @@ def _notes(notes: Sequence[ClockNote]) -> list[dict[str, object]]:
 def latest(request: Request, caller: Caller, product_key: str, device_name: str) -> dict[str, LatestValue]:
     """The newest value of each property, from the reported shadow."""
     database: Database = request.app.state.database
-    facts = _device(request, caller.tenant_id, product_key, device_name)
+    facts, _ = _device(request, caller.tenant_id, product_key, device_name)
     with database.reading(caller.tenant_id) as work:
         values = reported(work, facts.device_id)
     return {identifier: LatestValue(value=value, time=time_ms) for identifier, (value, time_ms) in values.items()}
@@ -105,12 +105,12 @@ def history(
 
     With the first page: the gaps of the range, and where the device's gateway did not know the time (`clock`).
     """
-    _device(request, caller.tenant_id, product_key, device_name)
+    _, gateways = _device(request, caller.tenant_id, product_key, device_name)
     kind, data_type = _data_type(request, product_key, identifier)
     start = EARLIEST_MS if from_ is None else parse_time(from_)
     end = LATEST_MS if to is None else parse_time(to)
     store: History = request.app.state.history
-    of = Property(product_key, device_name, identifier, gateways_of(request.app.state.database, product_key, device_name))
+    of = Property(product_key, device_name, identifier, gateways)
     body: dict[str, object]
     if buckets is not None:
         if kind is not Kind.NUMBER:

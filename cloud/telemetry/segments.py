@@ -10,6 +10,7 @@ from typing import Final, Self
 from cloud.telemetry.model import Kind
 
 MERGED_AT_ONCE: Final = 4
+WORTH_ORDERING: Final = 8  # a day that rests is put in order from an eighth of a full segment on
 MERGED_SPANS: Final = (1, 4)  # segments of a million rows become ones of 4, and these of 16 million: each row is sorted three times
 _NUMBER_OF_ROWS_BITS: Final = 40  # of an arrival: rows of one segment
 
@@ -73,6 +74,8 @@ class Segments:
         self._full_at = full_at
         self._held: dict[DayKey, tuple[Segment, ...]] = {}
         self._rows: dict[DayKey, int] = {}  # of the newest segment; written by the appending thread only
+        self._filled = 0  # how many segments have become full
+        self._grew: dict[DayKey, int] = {}  # the same, when the newest segment of a day grew last; the appending thread's too
         self._change = threading.Lock()
         self._claimed: set[Segment] = set()
         self._rolled = frozenset(rolled)
@@ -80,6 +83,7 @@ class Segments:
             key = (segment.kind, segment.day)
             self._held[key] = (*self._held.get(key, ()), segment)
             self._rows[key] = rows
+            self._grew[key] = 0
 
     def open(self, kind: Kind, day: int) -> Segment:
         """The segment that takes rows of this day; a new one, which nobody sees before `appended`, when the newest is full."""
@@ -103,7 +107,20 @@ class Segments:
             else:
                 self._held = {**self._held, key: (*self._held.get(key, ()), segment)}
                 self._rows[key] = rows
-        return self._rows[key] >= self._full_at[segment.kind]
+        self._grew[key] = self._filled
+        if self._rows[key] < self._full_at[segment.kind]:
+            return False
+        self._filled += 1
+        self._close_quiet_days()
+        return True
+
+    def _close_quiet_days(self) -> None:
+        """A day that did not grow while a segment filled from end to end is put in order too, if it is worth it: yesterday, mostly."""
+        for key, grew in list(self._grew.items()):
+            if grew + 2 <= self._filled:
+                del self._grew[key]
+                if self._rows.get(key, 0) >= self._full_at[key[0]] // WORTH_ORDERING:
+                    self._rows[key] = self._full_at[key[0]]
 
     def days(self, kind: Kind, first: int, last: int) -> list[int]:
         """The days from `first` to `last` that have rows, in order."""

@@ -47,6 +47,26 @@ def test_a_segment_takes_rows_until_it_is_full_and_then_a_new_one_does() -> None
     assert work_of(segments) == ((first,), Segment(Kind.NUMBER, 5, 0, 0, ordered=True))
 
 
+def test_a_day_that_rests_while_another_fills_is_put_in_order_unless_it_is_small() -> None:
+    segments = Segments([], {Kind.NUMBER: 16, Kind.TEXT: 4})
+    yesterday, small = segments.open(Kind.NUMBER, 5), segments.open(Kind.NUMBER, 4)
+    segments.appended(yesterday, 2)
+    segments.appended(small, 1)
+    put_in_order = []
+    for number in range(2):
+        assert segments.appended(today := segments.open(Kind.NUMBER, 6), 16)
+        assert segments.open(Kind.NUMBER, 5) == (yesterday if number == 0 else Segment(Kind.NUMBER, 5, 1, 1))
+        work = segments.full()
+        assert work is not None
+        put_in_order.append(work[0][0])
+        with segments.replacing(*work):
+            pass
+    assert segments.open(Kind.NUMBER, 4) == small
+    last = segments.full()
+    assert last is not None
+    assert {*put_in_order, last[0][0]} == {yesterday, Segment(Kind.NUMBER, 6, 0, 0), today}
+
+
 def test_a_store_that_is_opened_again_goes_on_where_it_was() -> None:
     found = [(Segment(Kind.NUMBER, 5, 8, 8), 3), (Segment(Kind.NUMBER, 5, 0, 7, True), 80), (Segment(Kind.TEXT, 5, 0, 0), 4)]
     segments = Segments(found, FULL)
