@@ -19,7 +19,8 @@ from edge_agent.ports import OutboxDamaged
 from protocols.edgelink.columns import NO_COLUMNS
 from protocols.edgelink.frame import encode_body
 from protocols.edgelink.lanes import LANES, Gap, GapReason, Lane
-from protocols.edgelink.records import GapRecord
+from protocols.edgelink.records import GapRecord, TallyRecord
+from protocols.edgelink.stretches import tally
 
 log = logging.getLogger(__name__)
 
@@ -142,16 +143,32 @@ def _copy(old: apsw.Connection, new: apsw.Connection, gateway: tuple[str, str]) 
         )
         if any(stretch[1:]):
             new.execute(ADD_TO_LEDGER, stretch)
-    _balance_stretches(new)
+    _tell(new, boot, _balance_stretches(new, lost))
     return lost
 
 
-def _balance_stretches(new: apsw.Connection) -> None:
-    """What the ledger has and nobody holds any more was lost; where it has too little, it was damaged itself."""
+def _balance_stretches(new: apsw.Connection, lost: int) -> dict[int, int]:
+    """What the ledger has and nobody holds any more was lost; where it has too little, it was damaged itself. Lost ones by stretch."""
+    found: dict[int, int] = {}
     for one in ledger_of(new):
         missing = one.collected - one.delivered - one.buffered - one.in_gaps
+        found[one.from_ms] = max(0, missing)
         if missing:
             new.execute(ADD_TO_LEDGER, (one.from_ms, max(0, -missing), 0, max(0, missing)))
+    unknown = lost - sum(found.values())  # the ledger was hit as well
+    if unknown > 0:
+        newest = max(found, default=0)
+        found[newest] = found.get(newest, 0) + unknown
+        new.execute(ADD_TO_LEDGER, (newest, unknown, 0, unknown))
+    return {from_ms: count for from_ms, count in found.items() if count}
+
+
+def _tell(new: apsw.Connection, boot: int, lost: dict[int, int]) -> None:
+    """The cloud counts what was lost, as the gaps that name it cannot: nobody knows which frame held how much."""
+    if lost:
+        seq = int(new.execute("select next_seq from lane where code = ?", (Lane.ALARM.code,)).get)
+        _insert_frame(new, Lane.ALARM, (seq, seq), boot, max(lost), tally(lost))
+        new.execute("update lane set next_seq = next_seq + 1 where code = ?", (Lane.ALARM.code,))
 
 
 def _copy_frames(old: apsw.Connection, new: apsw.Connection, lane: Lane, next_seq: int, gateway: tuple[str, str]) -> int:
@@ -206,11 +223,16 @@ def _insert_gap(
     new: apsw.Connection, lane: Lane, seqs: tuple[int, int], boot: int, around_ms: tuple[int, int], gateway: tuple[str, str]
 ) -> None:
     gap = Gap(*gateway, (), around_ms[0] - 60_000, around_ms[1] + 60_000, None, GapReason.BUFFER_DAMAGED)
-    body = encode_body(NO_COLUMNS, (GapRecord(gap),))
+    _insert_frame(new, lane, seqs, boot, around_ms[0], (GapRecord(gap),))
+
+
+def _insert_frame(
+    new: apsw.Connection, lane: Lane, seqs: tuple[int, int], boot: int, created_ms: int, records: tuple[GapRecord | TallyRecord, ...]
+) -> None:
+    body = encode_body(NO_COLUMNS, records)
     crc = crc32(body)
-    head = head_check(crc, boot, around_ms[0], 0, True)
-    values = (row_id(lane, seqs[1]), seqs[0], boot, around_ms[0], 0, True, crc, 0, 0, 0, head, body)
-    new.execute(_WRITE, values)
+    head = head_check(crc, boot, created_ms, 0, True)
+    new.execute(_WRITE, (row_id(lane, seqs[1]), seqs[0], boot, created_ms, 0, True, crc, 0, 0, 0, head, body))
 
 
 def _all(db: apsw.Connection, query: str) -> list[Any]:

@@ -1,6 +1,7 @@
 """A damaged buffer file: whatever page is hit, the agent opens it, delivers what can be read, and names the rest."""
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import apsw
@@ -14,6 +15,7 @@ from protocols.edgelink.columns import Columns
 from protocols.edgelink.frame import decode_frame, encode_body
 from protocols.edgelink.lanes import GapReason, Lane, Verdict, Watermark
 from protocols.edgelink.records import GapRecord
+from protocols.edgelink.stretches import given_up
 
 PAGE = 8192
 FRAMES = 400
@@ -77,6 +79,13 @@ def judge(file: FrameFile) -> tuple[int, int]:
     assert lane.readings == delivered
     if lane.in_gaps and lane.floor == 1:
         assert gaps
+    told: Counter[int] = Counter()
+    for lane_read in (Lane.ALARM, Lane.LIVE):
+        for _, data in file.read(lane_read, 0, 10 * FRAMES)[0]:
+            frame = decode_frame(data)
+            told.update(given_up(frame.header.created_ms, frame.records))
+    assert {at: count for at, count in told.items() if count} == {one.from_ms: one.in_gaps for one in file.ledger() if one.in_gaps}
+    assert sum(told.values()) == lane.in_gaps, "the cloud's account will say the same"
     return delivered, lane.in_gaps
 
 
@@ -171,7 +180,7 @@ def test_a_row_whose_lane_was_changed_is_named_in_the_lane_it_came_from(whole: b
         file = opened(path)
         delivered, lost = judge(file)
         assert delivered + lost == FRAMES * READINGS
-        assert file.state.lanes[Lane.ALARM].frames == 0
+        assert file.state.lanes[Lane.ALARM].readings == 0, "it holds the tally of what was lost, and nothing else"
         file.close()
         tried += 1
         at = whole.find(varint, at + 1)
