@@ -72,8 +72,8 @@ MUTANTS = {
     ),
     "drop_without_a_gap": Mutant(
         "edge_agent/buffer/shedding.py",
-        "            self._lose(losses, head)\n        first, last",
-        "            head is chosen[0] and self._lose(losses, head)\n        first, last",
+        "            self._lose(gone, head)\n        first, last",
+        "            head is chosen[0] and self._lose(gone, head)\n        first, last",
     ),
     "back_up_the_metadata_later": Mutant(
         "cloud/backup/service.py",
