@@ -1,6 +1,7 @@
 """What the demo stands on: the platform's processes, its HTTP API, and the files of a gateway. Nothing here looks inside the others."""
 
 import asyncio
+import contextlib
 import ctypes
 import json
 import os
@@ -87,15 +88,21 @@ class Child:
         """SIGKILL, and wait until it is gone; raises StageFailed if it had ended by itself, which a kill would hide."""
         if self._process is None or not self.running:
             raise StageFailed(f"{self.name} ended by itself; {self.log}: {self.last_words()}")
-        self._process.kill()
+        self._signal(signal.SIGKILL)
         await self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Not through asyncio's process: that looks whether it has ended, and then takes its exit code from asyncio (255 instead)."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
 
     async def stop(self) -> int:
         """SIGTERM, then SIGKILL for the whole session if it takes too long; the exit code. Stopping twice is harmless."""
         if self._process is None:
             return 0
         if self.running:
-            self._process.terminate()
+            self._signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(STOP_S):
                 return await self._process.wait()

@@ -178,6 +178,14 @@ class Site:
             names = (f"{bound}_ms", "delivered", "in_gaps")
             assert [theirs[name] for name in names] == [own[name] for name in names], (own, theirs)
 
+    def differ_by(self, readings: int) -> None:
+        """The cloud lacks so many readings that it had taken and then lost with its disk; the gateway's account still has them."""
+        own = self.gateway.edgectl("account")
+        assert own["collected"] == own["delivered"] + own["in_gaps"]
+        theirs = self.cloud.api.get(f"/v1/gateways/{self.name}/account")
+        assert own["delivered"] - theirs["delivered"] == readings > 0, (own, theirs)
+        assert own["in_gaps"] == theirs["in_gaps"]
+
     def end(self) -> None:
         self.gateway.end()
         self.uplink.close()

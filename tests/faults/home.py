@@ -38,17 +38,22 @@ class Home:
     _stop: threading.Event
     _posting: list[threading.Thread]
 
-    def settle(self, runs: int, outcome: str = "", *, agree: bool = True, raw: bool = True) -> Tally:
-        """No more posts, what came of each (`raw`: before duplicates are removed), and whether both ends count the same (`agree`)."""
+    def settle(self, runs: int, outcome: str = "", *, went_back: bool = False, raw: bool = True) -> Tally:
+        """No more posts, what came of each (`raw`: before duplicates are removed), and whether both ends count the same.
+
+        A platform that `went_back` lacks what was delivered since its backup: exactly that lies in gaps.
+        """
         self._stop.set()
         for thread in self._posting:
             thread.join()
         wait_until(lambda: self.site.gateway.edgectl("account")["buffered"] == 0, 60, "an empty buffer")
-        if agree:
-            self.site.agree()
         accounts = {"local": self.local.judge(self.cloud.api, raw=raw), "direct": self.direct.judge(self.cloud.api, raw=False)}
         for name, account in accounts.items():
             print(name, account)
+        if went_back:
+            self.site.differ_by(accounts["local"].in_gaps)
+        else:
+            self.site.agree()
         return Tally.of_accounts(accounts, runs=runs, outcome=outcome)
 
 

@@ -53,7 +53,7 @@ def restored(stage: Stage) -> Tally:
             before = len(played.direct.acknowledged)
             wait_until(lambda count=before: len(played.direct.acknowledged) > count + 20, 30, "the appliance is back")  # type: ignore[misc]
         return played.settle(
-            stage.runs, f"at work again after at most {max(back_s):.1f} s; appends held for {max(held_ms)} ms at most", agree=False
+            stage.runs, f"at work again after at most {max(back_s):.1f} s; appends held for {max(held_ms)} ms at most", went_back=True
         )
 
 
@@ -81,7 +81,7 @@ def nats_wiped(stage: Stage) -> Tally:
             before = len(played.direct.acknowledged)
             wait_until(lambda count=before: len(played.direct.acknowledged) > count + 20, 40, "the appliance is back")  # type: ignore[misc]
         # What the store had and the metadata had not when the stream was lost comes again: twice in the store, once to whoever asks.
-        return played.settle(stage.runs, agree=False, raw=False)
+        return played.settle(stage.runs, raw=False)
 
 
 @fault(43, "the disk under the cloud is full", runs=2, how="a tmpfs with everything on it, full for 6 s")

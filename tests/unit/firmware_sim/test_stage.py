@@ -51,6 +51,14 @@ async def test_a_process_that_ends_early_is_named_with_its_last_words(tmp_path: 
         await wait_for("nothing", never, 5.0, [child])
 
 
+async def test_a_process_that_ends_just_as_it_is_stopped_is_reported_with_its_own_code(tmp_path: Path) -> None:
+    for _ in range(20):
+        child = Child("cloud", ["-S", "-c", "import os, sys; print('{\"bye\": 1}', flush=True); os._exit(7)"], tmp_path)
+        await child.start()
+        await child.said("bye")
+        assert await child.stop() in (7, -15), "it was as quick as our signal, or not"
+
+
 async def test_the_demo_empties_only_a_folder_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(Refused, match="not a folder of an earlier demo"):
