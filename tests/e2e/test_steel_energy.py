@@ -3,9 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tests.e2e.account import account_of
 from tests.e2e.platform import Cloud, wait_until
@@ -54,22 +52,11 @@ def test_every_row_of_a_real_meter_is_stored_once_or_named_as_a_gap(data_dir: Pa
                 assert own["collected"] >= account.stored
                 shown = account_of(cloud.api, site.keys["meter"], "meter", machine.log, raw=False)
                 assert shown.balanced
-                came_as_they_were_sent(cloud.api.points(site.keys["meter"], "meter", machine.tsl["properties"][0]["identifier"], raw=True))
                 assert site.gateway.stop() == 0
             finally:
                 site.end()
     finally:
         machine.end()
-
-
-def came_as_they_were_sent(points: Iterable[Sequence[Any]]) -> None:
-    """Event, send and receive times stand in this order (to three seconds), and tell what waited in the buffer from what did not."""
-    times = [(ts, sent, received) for ts, _, _, received, sent in points if received and sent]
-    assert len(times) > ROWS // 2
-    assert all(ts - 3_000 <= sent <= received + 3_000 for ts, sent, received in times)
-    waited = [sent - ts for ts, sent, _ in times]
-    assert max(waited) > 1_000, "some were made while the link was cut"
-    assert min(waited) < 1_000
 
 
 def run_with_faults(cloud: Cloud, site: Site, machine: Machine, chance: random.Random) -> list[float]:
