@@ -11,7 +11,7 @@ from cloud.ingest.columns import FrameColumns, bound, checked, read_json
 from cloud.ingest.model import LATEST_AHEAD_MS, UNEXPECTED, Booking, LaneKey, Mark, Reset, Rows, SeriesBook
 from cloud.ingest.posts import Refuse
 from cloud.ingest.registry import DeviceKey
-from cloud.telemetry.model import DAY_MS, ClockNote, Gap, Sending, SeriesKey, Text
+from cloud.telemetry.model import DAY_MS, LATEST_MS, ClockNote, Gap, Sending, SeriesKey, Text
 from cloud.telemetry.model import Kind as SeriesKind
 from protocols.edgelink.frame import Frame, FrameHeader, decode_frame, decode_header
 from protocols.edgelink.lanes import Gap as EdgeGap
@@ -25,6 +25,7 @@ from protocols.thing.model import ThingModel
 
 READINGS = (Lane.LIVE, Lane.BULK)
 DELAY_MS = 1_000  # how exactly it is kept when a gateway sent its frames
+MOST_COUNTED = 1 << 62  # what a gateway says may be absurd, and must fit a database
 MOST_SEQ = 1 << 56  # a frame's header has no more
 
 
@@ -121,7 +122,8 @@ class Frames:
         if not mark.sequence:
             self._replaced(session, key, header.created_ms, rows)
         readings, in_gaps = self._count(key, mark, header, frame)
-        moved = Mark(header.seq, header.created_ms, mark.readings + readings, mark.in_gaps + in_gaps, mark.announced)
+        in_gaps = min(mark.in_gaps + in_gaps, MOST_COUNTED)
+        moved = Mark(header.seq, header.created_ms, mark.readings + readings, in_gaps, mark.announced)
         self._marks[key] = self.moved[key] = moved
         self._travelled(session, header, received_ms, sequence, rows)
         gateway = registry.get((session.product_key, session.device_name))
@@ -303,7 +305,7 @@ class Frames:
         if header.sent_ms:
             delay_ms = received_ms - header.sent_ms
             known = self._delays.get(session.device_id)
-            if known is None or abs(delay_ms - known) >= DELAY_MS:
+            if abs(delay_ms) <= LATEST_MS and (known is None or abs(delay_ms - known) >= DELAY_MS):
                 self._delays[session.device_id] = delay_ms
                 rows.sendings.append(Sending(session.product_key, session.device_name, sequence, delay_ms))
 

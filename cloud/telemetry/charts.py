@@ -69,7 +69,10 @@ class Charts:
                 return None
             if len(clashes):
                 minutes = minutes.without(clashes)
-                rows = _columns(run(cursor, self._some, rows_of(clashes)), [rows])
+                again = run(cursor, self._some, rows_of(clashes))
+                if len(again["ts"]) > self._folded_rows:
+                    return None
+                rows = _columns(again, [rows])
             return [fold_minutes(minutes, start, width), fold(*rows, start, width)]
 
         return self._reading.steady(Kind.NUMBER, days, ask)

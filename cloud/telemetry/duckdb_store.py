@@ -315,10 +315,12 @@ class DuckDbStore:
         if not len(positions) or not gateways:
             return np.zeros_like(times)
         which = " OR ".join("product_key = ? AND device_name = ?" for _ in gateways)
+        named = [part for gateway in gateways for part in gateway]
+        first = f"SELECT coalesce(max(pos), 0) FROM sending WHERE ({which}) AND pos <= ?"  # noqa: S608 - no values in it
         with self._cursor() as cursor:
             known = cursor.execute(
-                f"SELECT pos, delay_ms FROM sending WHERE ({which}) AND pos <= ? ORDER BY pos",  # noqa: S608 - no values in it
-                [*(part for gateway in gateways for part in gateway), int(positions.max())],
+                f"SELECT pos, delay_ms FROM sending WHERE ({which}) AND pos <= ? AND pos >= ({first}) ORDER BY pos",  # noqa: S608 - as above
+                [*named, int(positions.max()), *named, int(positions.min())],
             ).fetchnumpy()
         at = np.searchsorted(known["pos"], positions, "right") - 1
         delays = np.append(np.asarray(known["delay_ms"], np.int64), 0)

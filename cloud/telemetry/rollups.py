@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from cloud.foundation.logs import get_logger
 from cloud.telemetry.minutes import Minutes, cut, last_minute
 from cloud.telemetry.model import Kind
 from cloud.telemetry.segments import Segment
@@ -27,7 +28,7 @@ def table_of(segment: Segment) -> str:
 
 
 def make(cursor: Any, segment: Segment, at_once: int = ROWS_AT_ONCE) -> bool:
-    """Make the minutes of an ordered segment, inside its transaction; False when there would be too many of them."""
+    """Make the minutes of an ordered segment, inside its transaction; False when there are none: they would be too many."""
     if segment.kind is not Kind.NUMBER:
         return False
     # Rows that are not committed yet are numbered from somewhere far up.
@@ -41,7 +42,12 @@ def make(cursor: Any, segment: Segment, at_once: int = ROWS_AT_ONCE) -> bool:
         read += at_once
         columns = [np.concatenate([kept, np.asarray(chunk[name])]) for kept, name in zip(held, ("series", "ts", "v"), strict=True)]
         whole = last_minute(columns[0], columns[1]) if read < rows else len(columns[0])
-        minutes = cut(*(column[:whole] for column in columns))
+        try:
+            minutes = cut(*(column[:whole] for column in columns))
+        except ValueError as error:  # charts do without them
+            get_logger().error("store.no_minutes", segment=segment.table, error=str(error))
+            cursor.execute(f"DROP TABLE {table_of(segment)}")
+            return False
         held = tuple(column[whole:] for column in columns)
         made += len(minutes)
         if made * WORTH > rows:

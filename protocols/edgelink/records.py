@@ -26,7 +26,9 @@ class GapRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="gap
 
 MOST_STRETCHES: Final = 92 * 144
 _Place = Annotated[int, Meta(ge=-(2**33), le=2**33)]
-_Count = Annotated[int, Meta(ge=0, le=2**48)]
+MOST_IN_A_STRETCH: Final = 1 << 32
+"""Readings, seven million a second: what says more is wrong, and sums of it would be more than a database takes."""
+_Count = Annotated[int, Meta(ge=0, le=MOST_IN_A_STRETCH)]
 
 
 class TallyRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="tally"):

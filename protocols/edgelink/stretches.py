@@ -7,21 +7,23 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from protocols.edgelink.lanes import GapReason
-from protocols.edgelink.records import MOST_STRETCHES, GapRecord, Record, TallyRecord
+from protocols.edgelink.records import MOST_IN_A_STRETCH, MOST_STRETCHES, GapRecord, Record, TallyRecord
 
 STRETCH_MS: Final = 600_000
 STRETCHES: Final = MOST_STRETCHES
 """That are kept of a buffer: three months of ten minutes each."""
+_MOST_MS: Final = 1 << 53
 GIVEN_UP: Final = frozenset({GapReason.OVERFLOW, GapReason.THINNED, GapReason.EXPIRED, GapReason.BUFFER_DAMAGED, GapReason.REFUSED_FRAME})
 """Reasons for which readings that were in the buffer are not delivered."""
 
 
 def stretch_of(time_ms: int) -> int:
-    """When the stretch of a time began.
+    """When the stretch of a time began; times beyond 2^53 ms, which are wrong, belong to the last ones.
 
-    >>> stretch_of(1_199_999), stretch_of(-1)
-    (600000, -600000)
+    >>> stretch_of(1_199_999), stretch_of(-1), stretch_of(1 << 63)
+    (600000, -600000, 9007199254200000)
     """
+    time_ms = max(-_MOST_MS, min(time_ms, _MOST_MS))
     return time_ms - time_ms % STRETCH_MS
 
 
@@ -33,7 +35,7 @@ def given_up(created_ms: int, records: Iterable[Record]) -> dict[int, int]:
             return {place * STRETCH_MS: count for place, count in record.stretches}
         if isinstance(record, GapRecord) and record.gap.reason in GIVEN_UP:
             total += record.gap.count or 0
-    return {stretch_of(created_ms): total} if total else {}
+    return {stretch_of(created_ms): min(total, MOST_IN_A_STRETCH)} if total > 0 else {}
 
 
 def tally(counts: Mapping[int, int]) -> tuple[TallyRecord, ...]:
@@ -43,4 +45,4 @@ def tally(counts: Mapping[int, int]) -> tuple[TallyRecord, ...]:
     if beyond:
         place, count = held[len(beyond)]
         held = [(place, count + sum(more for _, more in beyond)), *held[len(beyond) + 1 :]]
-    return (TallyRecord(tuple(held)),) if held else ()
+    return (TallyRecord(tuple((place, min(count, MOST_IN_A_STRETCH)) for place, count in held)),) if held else ()

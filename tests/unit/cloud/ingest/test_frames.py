@@ -10,7 +10,7 @@ from cloud.devices.model import CommandReply, PresenceChange
 from cloud.ingest.evaluation import Evaluator
 from cloud.ingest.model import Booking, Effects, Mark
 from cloud.telemetry.model import Gap, Sending
-from protocols.edgelink.frame import FrameHeader, sent, stamp
+from protocols.edgelink.frame import FrameHeader, encode_frame, sent, stamp
 from protocols.edgelink.lanes import Gap as EdgeGap
 from protocols.edgelink.lanes import GapReason, Lane
 from protocols.edgelink.messages import Committed, Exchange, ExchangeReply, LaneSpan, decode_message, encode_message
@@ -64,6 +64,20 @@ def test_readings_are_booked_under_the_time_their_frame_was_made_or_would_have_b
     assert effects.marks[LIVE_KEY] == Mark(4, NOW + 4, readings=1, in_gaps=6)
     assert effects.booking.new_day == {LIVE_KEY}
     assert evaluate(on, up(frame(4), frame(5))).booking == Booking({(*LIVE_KEY, at): (1, 0)})
+
+
+@pytest.mark.parametrize("created_ms", [-(2**63), 2**63 - 1])
+def test_absurd_times_and_counts_fit_what_is_kept_of_them(created_ms: int) -> None:
+    """A gateway with a bug must not stop everybody's ingest at the database."""
+    on = evaluator()
+    for seq in (1, 2, 3):
+        gap = GapRecord(EdgeGap("stove", "s1", ("power",), NOW - 9, NOW, 2**62, GapReason.OVERFLOW))
+        header = FrameHeader(BUFFER, 1, Lane.LIVE, seq, 1, created_ms, sent_ms=created_ms + 5)
+        effects = evaluate(on, up(encode_frame(header, columns(), (gap,))))
+        numbers = [number for key, counts in effects.booking.entries.items() for number in (key[3], *counts)]
+        numbers += [effects.marks[LIVE_KEY].in_gaps, *(one.delay_ms for one in effects.append.sendings)]
+        assert len(numbers) >= 4
+        assert all(-(2**62) <= number <= 2**62 for number in numbers)
 
 
 def test_when_a_frame_was_sent_is_told_once_and_again_when_the_way_takes_another_time() -> None:

@@ -63,7 +63,7 @@ records: st.SearchStrategy[tuple[Record, ...]] = st.lists(
     st.one_of(
         st.builds(EventRecord, names, names, names, times, st.just("{}")),
         st.builds(GapRecord, gaps),
-        st.builds(TallyRecord, st.lists(st.tuples(st.integers(-(2**33), 2**33), st.integers(0, 2**48)), max_size=3).map(tuple)),
+        st.builds(TallyRecord, st.lists(st.tuples(st.integers(-(2**33), 2**33), st.integers(0, 2**32)), max_size=3).map(tuple)),
         st.builds(ReplyRecord, names, st.integers(0, 99_999), st.just("{}")),
         st.builds(PresenceRecord, names, names, st.booleans(), times),
     ),
