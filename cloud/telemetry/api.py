@@ -93,7 +93,7 @@ def history(
         Query(
             ge=1,
             le=MOST_BUCKETS,
-            description="At most n buckets instead of points. From a minute on they are whole minutes, and the range is widened to them.",
+            description="n buckets instead of points. From a minute on they and the range are widened to whole minutes: at most n + 1.",
         ),
     ] = None,
     raw: Annotated[

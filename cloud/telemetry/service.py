@@ -130,16 +130,15 @@ class History:
 
 
 def grid(start: int, end: int, number: int) -> tuple[int, int, int]:
-    """(start, end, width) of at most `number` buckets over a range; from a minute on all three are whole minutes.
+    """(start, end, width) of a range in `number` buckets. From a minute on all three are whole minutes: there may be one more then.
 
-    >>> grid(0, 1000, 3), grid(90_000, 90_000 + 86_400_000, 300)
-    ((0, 1000, 334), (60000, 86520000, 300000))
+    >>> grid(0, 1000, 3), grid(90_000, 90_000 + 86_400_000, 24)
+    ((0, 1000, 334), (60000, 86520000, 3600000))
     """
     width = -(-(end - start) // number)
     if width < MINUTE_MS:
         return start, end, width
-    start, end = start // MINUTE_MS * MINUTE_MS, -(-end // MINUTE_MS) * MINUTE_MS
-    return start, end, -(-(end - start) // (number * MINUTE_MS)) * MINUTE_MS
+    return start // MINUTE_MS * MINUTE_MS, -(-end // MINUTE_MS) * MINUTE_MS, -(-width // MINUTE_MS) * MINUTE_MS
 
 
 def melted(notes: Sequence[ClockNote]) -> list[ClockNote]:

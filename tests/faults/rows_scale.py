@@ -48,7 +48,7 @@ def day_offline(stage: Stage) -> Tally:
     site = Site.build(
         cloud, stage.folder / "edge", name, appliances={"press": tsl_of({f"p{n}": "double" for n in range(PROPERTIES)})}, code=stage.code
     )
-    key, begin_ms = site.keys["press"], int(time.time() * 1000) // 1000 * 1000 - int(hours * 3_600_000)
+    key, begin_ms = site.keys["press"], int(time.time()) // 60 * 60_000 - int(hours * 3_600_000)  # buckets of hours are whole minutes
     file = site.gateway.configuration
     try:
         (file.parent / "edge").mkdir(exist_ok=True)
