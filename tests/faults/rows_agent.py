@@ -304,7 +304,7 @@ def commands(stage: Stage, *, kill: bool) -> Tally:
         try:
             for value in range(1, stage.runs + 1):
                 wait_until(lambda: attached(stage.folder / "edge") and site.cloud.api.get(path)["online"], 30, "it is online", every_s=0.2)
-                if kill and stage.chance.random() < 0.7:
+                if kill and (stage.chance.random() < 0.7 or died == 0):
                     armed = site.gateway.crash("obey.after_note")
                     ids[value] = send(site, path, value)
 
