@@ -26,11 +26,11 @@ A_BATCH = 400_000
 def fill(store: DuckDbStore, points: int) -> None:
     """Points of 10,000 devices with 8 properties each, one after another in time."""
     names = [Series(n + 1, SeriesKey("fleet", f"device-{n // 8:05}", f"p{n % 8}")) for n in range(SERIES)]
-    begin = 1_800_000_000_000
+    begin, noise = 1_800_000_000_000, np.random.default_rng(1)
     for number, first in enumerate(range(0, points, A_BATCH), 1):
         count = np.arange(first, min(first + A_BATCH, points))
         series = (count % SERIES + 1).astype(np.int32)
-        value = np.round(np.sin(count / 1e4) * 50, 1)
+        value = noise.normal(230, 3, len(count))  # what no engine packs: a real property's values take less
         rows = Numbers(series, begin + count // SERIES * 1000, value, np.full(len(count), number))
         end = Position("s", number)
         store.append(Append(store.position(), end, names if number == 1 else (), rows, received_ms=begin + 1000 * number))
