@@ -23,7 +23,8 @@ fault matrix of our reliability reference. *Acknowledged* counts what was promis
 polled is promised nothing. Each record ended as delivered once or inside a named gap; a fault fails with one record that did not, one
 that was visible twice, or one that was acknowledged and is gone. *Mutant* names a deliberately broken build that the same oracle caught.
 
-Written by `python -m tests.faults --table`: seed {seed}, code {code}, {date}, {seconds:.0f} s with the mutants.
+Written by `python -m tests.faults --table`: seed {seed}, code {code}, {date}, {seconds:.0f} s with the mutants, of which two
+were played at a time.
 """
 
 

@@ -62,24 +62,20 @@ ACTIONS = st.one_of(
     st.tuples(st.just("reopen"), st.just(Lane.LIVE), st.just(0)),
 )
 
+POLICIES = st.builds(LanePolicy, st.sampled_from(list(Overflow)), keep_every=st.just(3), max_age_s=st.sampled_from([None, 1]))
+
 
 @settings(max_examples=int(os.environ.get("HEARTHLINE_EXAMPLES") or 60), deadline=None)
 @given(
     actions=st.lists(ACTIONS, min_size=5, max_size=60),
-    overflow=st.sampled_from(list(Overflow)),
+    policy=POLICIES,
     frames=st.integers(4, 30),
-    max_age_s=st.sampled_from([None, 1]),
 )
 def test_every_stretch_of_time_balances_whatever_happens(
-    tmp_path_factory: pytest.TempPathFactory,
-    actions: list[tuple[str, Lane, int]],
-    overflow: Overflow,
-    frames: int,
-    max_age_s: int | None,
+    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, Lane, int]], policy: LanePolicy, frames: int
 ) -> None:
     """Also when the wall clock goes back: a reading belongs to the time that was read when its frame was made."""
     path = tmp_path_factory.mktemp("ledger") / "b.db"
-    policy = LanePolicy(overflow, keep_every=3, max_age_s=max_age_s)
     file = opened(path, frames, policy)
     try:
         for number, (what, lane, value) in enumerate(actions):
@@ -138,19 +134,14 @@ class Cloud:
 @settings(max_examples=int(os.environ.get("HEARTHLINE_EXAMPLES") or 60), deadline=None)
 @given(
     actions=st.lists(st.one_of(ACTIONS, APPEND, APPEND), min_size=20, max_size=90),
-    overflow=st.sampled_from(list(Overflow)),
+    policy=POLICIES,
     frames=st.integers(4, 12),
-    max_age_s=st.sampled_from([None, 1]),
 )
 def test_the_cloud_counts_in_every_stretch_what_the_gateway_counts(
-    tmp_path_factory: pytest.TempPathFactory,
-    actions: list[tuple[str, Lane, int]],
-    overflow: Overflow,
-    frames: int,
-    max_age_s: int | None,
+    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, Lane, int]], policy: LanePolicy, frames: int
 ) -> None:
     """However often frames were merged, thinned or refused: what takes their place says to which ten minutes their readings belong."""
-    file = opened(tmp_path_factory.mktemp("ledger") / "b.db", frames, LanePolicy(overflow, keep_every=3, max_age_s=max_age_s))
+    file = opened(tmp_path_factory.mktemp("ledger") / "b.db", frames, policy)
     cloud = Cloud(file)
     try:
         for number, (what, lane, value) in enumerate(actions):
