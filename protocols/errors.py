@@ -46,6 +46,12 @@ class Reason(enum.StrEnum):
     INTEGER_TOO_LARGE = "integer_too_large"
     BAD_TIME = "bad_time"
     TOO_MANY = "too_many"
+    TOO_MANY_EVENTS = "too_many_events"
+    TOO_MANY_DEVICES = "too_many_devices"
+    TOO_MANY_DESIRED = "too_many_desired"
+    MISSING_PARAMETER = "missing_parameter"
+    NO_RAW_TABLE = "no_raw_table"
+    BAD_RAW = "bad_raw"
     NOT_WRITABLE = "not_writable"
     # frames
     BAD_FRAME = "bad_frame"

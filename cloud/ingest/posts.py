@@ -166,8 +166,8 @@ class Posts:
             self.unheard += 1
         if outcome.event is not None:
             self._event(session, topic, payload, outcome.event, received_ms, sequence, rows)
-        if outcome.set_reply is not None:
-            answer = outcome.set_reply
+        if outcome.reply is not None:
+            answer = outcome.reply
             commands.append(CommandReply(answer.id, session.device_id, answer.code, answer.data, received_ms))
         if outcome.refused is not None:
             self._refuse(session, topic, payload, received_ms, outcome.refused.reason, str(outcome.refused))
