@@ -53,6 +53,7 @@ class Reason(enum.StrEnum):
     NO_RAW_TABLE = "no_raw_table"
     BAD_RAW = "bad_raw"
     NOT_WRITABLE = "not_writable"
+    NOT_ALLOWED = "not_allowed"
     # frames
     BAD_FRAME = "bad_frame"
     BAD_CHECKSUM = "bad_checksum"

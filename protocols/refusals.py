@@ -200,6 +200,11 @@ ADVICE: Final[dict[Reason, Advice]] = {
             "对照解析表检查数据：详情中给出字段；修正解析表或固件后重放。",
         ),
     ),
+    Reason.NOT_ALLOWED: Advice(
+        API,
+        ("A device cannot do this in the state that it is in.", "设备在当前状态下不允许此操作。"),
+        ("The detail lists what is possible; enable a disabled device first.", "详情中列出可行的操作；已禁用的设备请先启用。"),
+    ),
     Reason.NOT_WRITABLE: Advice(
         API,
         ("A property that is read only was to be set.", "试图设置只读属性。"),

@@ -2,11 +2,13 @@
 
 import enum
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from protocols.alink.shadow import Entry
 from protocols.errors import Reason, Refused
 
 # Alink device names: letters, digits and `-_@.:`, 4 to 32 characters; we take 1 to 64 of them.
@@ -111,8 +113,50 @@ class Command:
     reply: Any
 
 
+@dataclass(frozen=True, slots=True)
+class DesiredValue:
+    """What one property should be; `version` counts its changes."""
+
+    value: Any
+    version: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """Both halves of a device's shadow. `spoken`: the device uses the shadow's own topics."""
+
+    version: int = 0
+    spoken: bool = False
+    reported: Mapping[str, Entry] = field(default_factory=dict)
+    desired: Mapping[str, DesiredValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tag's value, and who set it last: `device` or `api`."""
+
+    value: str
+    source: str
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of a device's own log; `time` as the device wrote it."""
+
+    number: int
+    received_ms: int
+    time: str
+    level: str
+    module: str
+    code: str
+    trace: str
+    content: str
+
+
 class CommandState(enum.StrEnum):
-    """`queued` waits for its gateway to come back; `sent` was handed to a session, or may have been."""
+    """`queued` waits for its device or gateway to come back; `sent` was handed to a session, or may have been."""
 
     QUEUED = "queued"
     SENT = "sent"

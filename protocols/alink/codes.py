@@ -1,6 +1,7 @@
 """Result codes of the envelope (alink.md par. 11), and which of them answers a refusal."""
 
 import enum
+from dataclasses import dataclass
 
 from protocols.errors import Reason, Refused
 
@@ -71,6 +72,15 @@ _CODES = {
     Reason.OUT_OF_RANGE: Code.BAD_PARAMS,
     Reason.INTEGER_TOO_LARGE: Code.BAD_PARAMS,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a request is answered; `data` is raw JSON."""
+
+    code: Code = Code.DONE
+    data: bytes = b"{}"
+    message: str = "success"
 
 
 def code_of(refused: Refused) -> Code:

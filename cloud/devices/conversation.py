@@ -1,0 +1,50 @@
+"""A device's request while it is answered: who asks, in which transaction, and what else leaves once that has committed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from cloud.devices.model import RegistryChange
+from protocols.alink.codes import Answer
+from protocols.alink.topics import Kind, Topic
+from protocols.thing.model import ThingModel
+
+DeviceKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A message for a device, to be sent after commit; it may be lost, and the device asks again."""
+
+    product_key: str
+    device_name: str
+    topic: str
+    payload: bytes
+    qos: int = 0
+
+
+@dataclass(slots=True)
+class Talk:
+    """One request. A handler reads and writes through `session` (of the whole system: it names devices by id), and does not commit."""
+
+    session: Session
+    tenant_id: int
+    device_id: int
+    key: DeviceKey
+    model: ThingModel
+    params: Any
+    received_ms: int
+    now_ms: int
+    pushes: list[Push] = field(default_factory=list)
+    changes: list[RegistryChange] = field(default_factory=list)
+
+    def push(self, kind: Kind, payload: bytes, *, qos: int = 0, to: DeviceKey | None = None) -> None:
+        """Send a message to the device itself, or to another one."""
+        key = to or self.key
+        self.pushes.append(Push(*key, str(Topic(kind, *key)), payload, qos))
+
+
+Handler = Callable[[Talk], Answer | None]
+"""Answers a request; None where the request has no answer of its own."""
