@@ -187,6 +187,8 @@ def _stream_stuck(settings: Settings) -> None:
 
 async def run_ingest(settings: Settings, _listeners: Sequence[socket.socket]) -> None:
     """Decodes what devices sent and commits it, to the store and to the metadata."""
+    from cloud.devices.answers import ANSWERS
+    from cloud.ingest.answering import Answering
     from cloud.ingest.trail import Trail
     from cloud.ingest.worker import serve
 
@@ -201,7 +203,16 @@ async def run_ingest(settings: Settings, _listeners: Sequence[socket.socket]) ->
         await serve_health(bus, "ingest", metrics, partial(_check_event, ready))
         trail = Trail(settings.run_dir / "ingest-0.trail")
         stack.callback(trail.close)
-        serving = serve(bus=bus, database=database, metrics=metrics, stream_bytes=settings.stream_bytes, trail=trail, ready=ready.set)
+        respond = Answering(Vault.from_file(settings.secret_key_file), ANSWERS)
+        serving = serve(
+            bus=bus,
+            database=database,
+            metrics=metrics,
+            stream_bytes=settings.stream_bytes,
+            trail=trail,
+            respond=respond,
+            ready=ready.set,
+        )
         await _until_stopped(asyncio.create_task(serving, name="ingest"), stop)
 
 

@@ -12,12 +12,13 @@ from cloud.devices.model import RegistryChange
 from cloud.devices.service import credentials_in
 from cloud.devices.shadow import delete_desired, desired_values, document_of, load_shadow, set_spoken, store_document
 from cloud.devices.tags import delete_tags, set_tags
-from protocols.alink.codes import Answer, Code, code_of
+from protocols.alink.codes import Answer, Code
 from protocols.alink.deviceinfo import clock_answer, reduced_tsl
 from protocols.alink.shadow import ShadowRefused, apply_shadow_message, shadow_content, shadow_done, shadow_failed
 from protocols.alink.topics import Kind
 from protocols.alink.topology import names
 from protocols.errors import Refused
+from protocols.thing.export import full_tsl
 
 _encode = msgspec.json.encode
 
@@ -39,12 +40,18 @@ def _on_tags_delete(talk: Talk) -> Answer:
     return Answer()
 
 
+def _tsl(talk: Talk) -> dict[str, object]:
+    product_key, device_name = talk.key
+    document = full_tsl(talk.model, product_key)
+    return {**document, "link": document["link"].replace("${deviceName}", device_name)}
+
+
 def _on_tsl(talk: Talk) -> Answer:
-    return Answer(data=_encode(full_tsl(talk.model, talk.key[0])))
+    return Answer(data=_encode(_tsl(talk)))
 
 
 def _on_dynamic_tsl(talk: Talk) -> Answer:
-    return Answer(data=_encode(reduced_tsl(full_tsl(talk.model, talk.key[0]), talk.params.nodes)))
+    return Answer(data=_encode(reduced_tsl(_tsl(talk), talk.params.nodes)))
 
 
 def _on_desired_get(talk: Talk) -> Answer:
@@ -164,5 +171,3 @@ ANSWERS: Final[Mapping[Kind, Handler]] = {
     Kind.LAN_PREFIX_UPDATE: _on_lan_keys,
     Kind.LAN_BLACKLIST_UPDATE: _on_lan_keys,
 }
-
-__all__ = ["ANSWERS", "code_of"]

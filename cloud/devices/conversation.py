@@ -6,8 +6,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from cloud.devices.device_log import add_log
 from cloud.devices.model import RegistryChange
+from cloud.foundation.vault import Vault
 from protocols.alink.codes import Answer
+from protocols.alink.deviceinfo import LogLine
 from protocols.alink.topics import Kind, Topic
 from protocols.thing.model import ThingModel
 
@@ -30,6 +33,7 @@ class Talk:
     """One request. A handler reads and writes through `session` (of the whole system: it names devices by id), and does not commit."""
 
     session: Session
+    vault: Vault
     tenant_id: int
     device_id: int
     key: DeviceKey
@@ -39,6 +43,10 @@ class Talk:
     now_ms: int
     pushes: list[Push] = field(default_factory=list)
     changes: list[RegistryChange] = field(default_factory=list)
+
+    def note(self, module: str, text: str) -> None:
+        """A line in the device's log, in the platform's own words."""
+        add_log(self.session, self.device_id, [LogLine(logLevel="INFO", module=module, logContent=text)], self.received_ms)
 
     def push(self, kind: Kind, payload: bytes, *, qos: int = 0, to: DeviceKey | None = None) -> None:
         """Send a message to the device itself, or to another one."""

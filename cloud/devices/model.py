@@ -39,7 +39,7 @@ class Credentials:
 
 
 class DeviceFacts(msgspec.Struct, frozen=True, gc=False):
-    """Who a device is, without its secret."""
+    """Who a device is, without its secret. `topology` is the gateway whose sub-device it is, 0 for none."""
 
     tenant_id: int
     device_id: int
@@ -48,6 +48,7 @@ class DeviceFacts(msgspec.Struct, frozen=True, gc=False):
     site_id: int | None
     is_gateway: bool
     enabled: bool
+    topology: int = 0
 
 
 class PresenceChange(msgspec.Struct, frozen=True, gc=False):

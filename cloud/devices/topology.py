@@ -34,7 +34,7 @@ def check_sub_device(gateway_id: int, tenant_id: int, item: SignedIdentity, know
         raise TopologyRefused(Code.DEVICE_UNKNOWN, f"{name}: no such device: enter it on the platform, or correct its name")
     if known.device_id == gateway_id:
         raise TopologyRefused(Code.WITH_ITSELF, f"{name}: a gateway is not its own sub-device")
-    if not any(item.proves(secret) for secret in known.secrets):
+    if not item.proves(known.secret):
         raise TopologyRefused(wrong, f"{name}: the sign is not the one that the sub-device's secret makes")
     if not known.enabled:
         raise TopologyRefused(Code.DEVICE_DISABLED, f"{name}: the device is disabled")

@@ -88,6 +88,15 @@ class _Pack(_Lists, gc=False):
     subDevices: list[_HistoryEntry] = []  # noqa: N815  # the wire's own spelling
 
 
+def history_kind(topic: str) -> Kind | None:
+    """Which of the three a topic is, None for any other; cheap, as every topic of a batch is asked.
+
+    >>> history_kind("/sys/a1/d/thing/event/property/pack/post")
+    <Kind.PACK_POST: 'pack_post'>
+    """
+    return _KINDS.get(topic.partition("?")[0].partition("/thing/event/property/")[2])
+
+
 def read_history(kind: Kind, payload: bytes) -> HistoryPost:
     """A post on the topic of BATCH_POST, HISTORY_POST or PACK_POST.
 
@@ -143,6 +152,7 @@ def _pack(opened: OpenedRequest) -> Iterator[Part]:
     yield from parts
 
 
+_KINDS = {"batch/post": Kind.BATCH_POST, "history/post": Kind.HISTORY_POST, "pack/post": Kind.PACK_POST}
 _READERS = {Kind.BATCH_POST: _batch, Kind.HISTORY_POST: _history, Kind.PACK_POST: _pack}
 
 
