@@ -16,7 +16,7 @@ def page() -> str:
         "# Products of the library\n\n",
         "Thing models that come with Hearthline, as TSL JSON in `protocols/thing/library/`: take one as it is, or begin with it.\n",
         "A gateway's `thing_model` may be a key; in Python `library.load(key)` is the model, `library.entries()` the first table below.\n",
-        "In the JSON `names` stands beside every `name`, by language; the words of an enum or a bool are in `names` beside its `specs`, by key.\n",
+        "In the JSON `names` stands beside every `name`, by language, and beside the `specs` of an enum or a bool, by key.\n",
         "An identifier means the same in every product: one family of types and one unit. Matter: the main device type of the\n",
         "Device Library 1.4, where one exists. `r` is read, `rw` also written. Made by `python -m tests.docs.reference`.\n",
     ]

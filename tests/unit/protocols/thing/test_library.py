@@ -83,6 +83,12 @@ def test_everything_people_see_is_in_english_and_in_chinese(entry: Entry) -> Non
         assert names["en"].strip(), place
         assert not NOT_ENGLISH.search(names["en"]), place
         assert CHINESE.search(names["zh"]), place
+    for part in parts(document(entry)):
+        if "desc" in part.entry:  # one text for both
+            english, _, chinese = part.entry["desc"].rpartition(". ")
+            assert english, part.place
+            assert not NOT_ENGLISH.search(english), part.place
+            assert CHINESE.search(chinese), part.place
 
 
 @products
