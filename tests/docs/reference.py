@@ -13,7 +13,7 @@ from cloud.settings import Settings
 from edge_agent.cli import app as edgectl
 from edge_agent.cli.init import configuration
 from firmware_sim.cli import app as fwsim
-from tests.docs import refusals
+from tests.docs import products, refusals
 
 PAGES = Path(__file__).parent.parent.parent / "docs" / "reference"
 
@@ -85,6 +85,7 @@ def pages() -> dict[Path, str]:
         PAGES / "command-lines.md": command_lines(),
         PAGES / "api.md": api(),
         PAGES / "edge-configuration.md": edge_configuration(),
+        PAGES / "products.md": products.page(),
         PAGES / "refusals.md": refusals.page(),
     }
 
