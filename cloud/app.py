@@ -61,7 +61,8 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
     from cloud.access.service import AccessDownlink
     from cloud.backup.service import Backup
     from cloud.backup.worker import serve_backups
-    from cloud.devices.worker import AccessLease, Redelivery, RegistryEvents
+    from cloud.devices.delivery import Redelivery
+    from cloud.devices.worker import AccessLease, RegistryEvents
     from cloud.telemetry.duckdb_store import DuckDbStore, Limits
     from cloud.telemetry.model import DAY_MS
     from cloud.telemetry.retention import Retention
@@ -271,6 +272,7 @@ def build_api(
     from fastapi import FastAPI
 
     from cloud.devices import api as devices
+    from cloud.devices import commands_api as commands
     from cloud.foundation import api as foundation
     from cloud.foundation import problems
     from cloud.ingest import account
@@ -291,7 +293,7 @@ def build_api(
     state.checks, state.other_roles = checks, ("access", "ingest")
     state.known_keys = KnownKeys()
     problems.install(app)
-    for router in (foundation.router, products.router, devices.router, telemetry.router, ingest.router, account.router):
+    for router in (foundation.router, products.router, devices.router, commands.router, telemetry.router, ingest.router, account.router):
         app.include_router(router)
     return app
 

@@ -82,13 +82,17 @@ class RefusalNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Downlink(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One message for a device; `access.down` carries a msgpack list of them, `access.deliver` one."""
+    """One message for a device; `access.down` carries a msgpack list of them, `access.deliver` one.
+
+    A client that said so (`ext`, bit 1) gets it on `modern_topic` instead, if there is one.
+    """
 
     product_key: str
     device_name: str
     topic: str
     payload: bytes
     qos: int = 0
+    modern_topic: str = ""
 
 
 class Delivered(msgspec.Struct, frozen=True, gc=False):

@@ -1,38 +1,28 @@
-"""Routes of devices and commands. `app.state` holds what the composition root filled: database, vault, downlink, sessions, changes."""
+"""Routes of devices. `app.state` holds what the composition root filled: database, vault, downlink, sessions, changes."""
 
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud.devices.model import COMMAND_TTL_MS, LONGEST_COMMAND_S, Command, CommandState, Device, Route
-from cloud.devices.ports import Changes, Downlink, Sessions
+from cloud.devices.model import Device
+from cloud.devices.ports import Changes, Sessions
 from cloud.devices.registry import (
-    create_command,
     create_device,
-    fail_command,
-    find_command,
     find_device,
-    find_route,
     list_devices,
     reported,
     set_enabled,
 )
-from cloud.foundation.bus import NobodyAnswers
 from cloud.foundation.db import Database
-from cloud.foundation.logs import get_logger
 from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
-from cloud.foundation.problems import Problem, not_found
+from cloud.foundation.problems import not_found
 from cloud.foundation.vault import Vault
 from cloud.products.service import find_product
 from cloud.tenancy.api import Caller
-from cloud.tenancy.model import Principal
-from protocols.errors import Reason, Refused, TryAgain
 
 router = APIRouter(tags=["devices"])
-
-SET_METHOD = "thing.service.property.set"
 
 
 class NewDevice(BaseModel):
@@ -83,24 +73,6 @@ class DeviceChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     enabled: bool
-
-
-class CommandAccepted(BaseModel):
-    command_id: str
-
-
-class CommandView(BaseModel):
-    command_id: str
-    product_key: str
-    device_name: str
-    method: str
-    params: Any
-    state: Annotated[str, Field(description="queued (its gateway is away), sent, completed, failed or expired.")]
-    created: int
-    expires: int
-    finished: int | None
-    code: Annotated[int | None, Field(description="The device's code; 200 is done.")]
-    reply: Any
 
 
 def _summary(device: Device) -> DeviceSummary:
@@ -179,103 +151,3 @@ async def change(request: Request, caller: Caller, product_key: str, device_name
         raise not_found(f"Device {product_key}/{device_name}")
     await changes.registry_changed(product_key, device_name)
     return await asyncio.to_thread(get, request, caller, product_key, device_name)
-
-
-@router.post("/v1/devices/{product_key}/{device_name}/properties", status_code=202, operation_id="set_properties")
-async def set_properties(
-    request: Request,
-    caller: Caller,
-    product_key: str,
-    device_name: str,
-    body: dict[str, Any],
-    expires_in_s: Annotated[
-        int | None,
-        Query(
-            ge=1,
-            le=LONGEST_COMMAND_S,
-            description="How long the command may wait for its end. Given, a device behind a gateway that is away can be asked too.",
-        ),
-    ] = None,
-) -> CommandAccepted:
-    """Ask a device to take these property values (identifier -> value); read the outcome at /v1/commands/{command_id}.
-
-    Through a gateway it is carried out at most once, and survives restarts of both sides until it expires.
-    """
-    downlink: Downlink = request.app.state.downlink
-    route, command = await asyncio.to_thread(_prepare, request, caller, product_key, device_name, body, expires_in_s)
-    if command.state == CommandState.QUEUED:
-        return CommandAccepted(command_id=command.command_id)
-    try:
-        left = await downlink.deliver_command(
-            route.key, route.gateway, command.command_id, command.method, command.params, command.expires_ms
-        )
-    except NobodyAnswers:
-        await asyncio.to_thread(_fail, request, caller, command.command_id)
-        raise
-    except TryAgain as error:
-        # It may have left: the command stays `sent`, and the answer or the expiry decides.
-        get_logger().warning("command.delivery_unknown", command_id=command.command_id, error=str(error))
-        left = True
-    if not left:
-        await asyncio.to_thread(_fail, request, caller, command.command_id)
-        raise _offline(product_key, device_name)
-    return CommandAccepted(command_id=command.command_id)
-
-
-def _prepare(
-    request: Request, caller: Principal, product_key: str, device_name: str, values: dict[str, Any], expires_in_s: int | None
-) -> tuple[Route, Command]:
-    database: Database = request.app.state.database
-    sessions: Sessions = request.app.state.sessions
-    with database.unit_of_work(caller.tenant_id) as work:
-        device = find_device(work, product_key, device_name, lease_held=sessions.lease_held())
-        product = find_product(work, product_key)
-        if device is None or product is None:
-            raise not_found(f"Device {product_key}/{device_name}")
-        if not values:
-            raise Refused(Reason.BAD_ENVELOPE, "The body must map at least one property identifier to a value.")
-        params = product.thing_model.coerce_set(values)
-        route, state = find_route(work, device, lease_held=sessions.lease_held()), CommandState.SENT
-        if route is None and expires_in_s is not None:
-            route, state = find_route(work, device, lease_held=sessions.lease_held(), away=True), CommandState.QUEUED
-        if route is None:
-            raise _offline(product_key, device_name)
-        ttl_ms = COMMAND_TTL_MS if expires_in_s is None else 1000 * expires_in_s
-        command = create_command(work, route, SET_METHOD, params, ttl_ms=ttl_ms, state=state)
-        work.commit()
-    return route, command
-
-
-def _fail(request: Request, caller: Principal, command_id: str) -> None:
-    database: Database = request.app.state.database
-    with database.unit_of_work(caller.tenant_id) as work:
-        fail_command(work, command_id)
-        work.commit()
-
-
-def _offline(product_key: str, device_name: str) -> Problem:
-    detail = f"Device {product_key}/{device_name} is not connected; send the request again once GET shows `online`."
-    return Problem(409, "device-offline", detail)
-
-
-@router.get("/v1/commands/{command_id}", operation_id="get_command")
-def get_command(request: Request, caller: Caller, command_id: str) -> CommandView:
-    """What became of a command."""
-    database: Database = request.app.state.database
-    with database.reading(caller.tenant_id) as work:
-        found = find_command(work, command_id)
-    if found is None:
-        raise not_found(f"Command {command_id}")
-    return CommandView(
-        command_id=found.command_id,
-        product_key=found.product_key,
-        device_name=found.device_name,
-        method=found.method,
-        params=found.params,
-        state=found.state,
-        created=found.created_ms,
-        expires=found.expires_ms,
-        finished=found.finished_ms,
-        code=found.code,
-        reply=found.reply,
-    )

@@ -16,6 +16,8 @@ _DEVICE_NAME = re.compile(r"[A-Za-z0-9_@.:-]{1,64}")
 
 # A reply later than this finds its command expired.
 COMMAND_TTL_MS = 60_000
+# The same for a service that is called for an answer at once, as the vendor has it.
+CALL_TTL_MS = 8_000
 LONGEST_COMMAND_S = 7 * 86_400
 # Access renews its lease every 2 s; sessions without a lease are not believed to be open.
 LEASE_MS = 10_000
@@ -97,6 +99,9 @@ class Device:
     online: bool
     since_ms: int | None
     via: tuple[str, str] | None
+    state: str = "manufactured"
+    activated_ms: int | None = None
+    nickname: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,9 @@ class Command:
     finished_ms: int | None
     code: int | None
     reply: Any
+    is_call: bool = False
+    requested_by: str = ""
+    sent_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +173,24 @@ class CommandState(enum.StrEnum):
     FAILED = "failed"
     EXPIRED = "expired"
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing changes it any more."""
+        return self not in (CommandState.QUEUED, CommandState.SENT)
+
 
 @dataclass(frozen=True, slots=True)
-class Undelivered:
-    """A command on its way through a gateway that has not answered: it may be handed over again, the gateway carries it out once."""
+class Order:
+    """A command on its way: to the session of `target`, or of our `gateway` that carries it. `is_call`: asked for at once (RRPC)."""
 
     tenant_id: int
     command_id: str
     target: tuple[str, str]
-    gateway: tuple[str, str]
+    gateway: tuple[str, str] | None
     method: str
     params: Any
     expires_ms: int
+    is_call: bool = False
 
 
 class RegistryChange(msgspec.Struct, frozen=True):

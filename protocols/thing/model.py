@@ -102,6 +102,21 @@ class ThingModel:
             values[identifier] = found.data_type.coerce(value, identifier)
         return values
 
+    def coerce_input(self, service: str, params: Mapping[str, object]) -> dict[str, Value]:
+        """The input of a service, coerced; every argument has to be there.
+
+        Raises `Refused` (UNKNOWN_IDENTIFIER, MISSING_PARAMETER, or the type's) naming what is wrong.
+        """
+        found = self.services.get(service)
+        if found is None:
+            raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{service[:64]}: no such service in the thing model")
+        for name in params:
+            if name not in found.input:
+                raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{service}.{name[:64]}: no such input of the service")
+        if missing := [name for name in found.input if name not in params]:
+            raise Refused(Reason.MISSING_PARAMETER, f"{service}: give a value for {', '.join(missing)}")
+        return {name: data_type.coerce(params[name], f"{service}.{name}") for name, data_type in found.input.items()}
+
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, ThingModel) and self.document == other.document)
 
