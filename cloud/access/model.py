@@ -82,13 +82,19 @@ class RefusalNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Downlink(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One message for a device; `access.down` carries a msgpack list of them, `access.deliver` one."""
+    """One message for a device; `access.down` carries a msgpack list of them, `access.deliver` one.
+
+    It is not sent after `expires_ms` (epoch; 0 = no such time). With `waits` a QoS 1 message that expires may wait for a device that is
+    away and whose session is kept; it does not count as delivered then.
+    """
 
     product_key: str
     device_name: str
     topic: str
     payload: bytes
     qos: int = 0
+    expires_ms: int = 0
+    waits: bool = False
 
 
 class Delivered(msgspec.Struct, frozen=True, gc=False):

@@ -57,10 +57,10 @@ class AccessDownlink:
         """True: a session took it. Raises TryAgain when the front door does not answer."""
         if gateway is None:
             topic, payload = str(Topic(Kind.PROPERTY_SET, *target)), property_set(command_id, params)
-            message = Downlink(*target, topic, payload, qos=1)
+            message = Downlink(*target, topic, payload, qos=1, expires_ms=expires_ms)
         else:
             topic = str(EdgeTopic(*gateway, EdgeChannel.DOWN_COMMAND))
             payload = encode_message(Command(command_id, *target, method, dict(params), expires_ms))
-            message = Downlink(*gateway, topic, payload, qos=1)
+            message = Downlink(*gateway, topic, payload, qos=1, expires_ms=expires_ms)
         answer = await self._bus.request(DELIVER_SUBJECT, encode_downlink(message), timeout_s=DELIVER_TIMEOUT_S)
         return _decode_delivered(answer).delivered
