@@ -61,6 +61,6 @@ class AccessDownlink:
         else:
             topic = str(EdgeTopic(*gateway, EdgeChannel.DOWN_COMMAND))
             payload = encode_message(Command(command_id, *target, method, dict(params), expires_ms))
-            message = Downlink(*gateway, topic, payload, qos=1, expires_ms=expires_ms)
+            message = Downlink(*gateway, topic, payload, qos=1)  # the gateway looks at the command's own time
         answer = await self._bus.request(DELIVER_SUBJECT, encode_downlink(message), timeout_s=DELIVER_TIMEOUT_S)
         return _decode_delivered(answer).delivered
