@@ -55,7 +55,7 @@ def door(start_door: StartDoor) -> Door:
 
 def properties(packet: int, **values: Any) -> Properties:
     """Paho's own, by the names of the specification: `session_expiry_interval` is SessionExpiryInterval."""
-    found = Properties(packet)
+    found = Properties(packet)  # type: ignore[no-untyped-call]  # paho has no types here
     for name, value in values.items():
         setattr(found, "".join(part.capitalize() for part in name.split("_")), value)
     return found
@@ -103,7 +103,7 @@ class Device:
     def lose(self) -> None:
         """The network goes away without a word."""
         found = self.client.socket()
-        assert found is not None
+        assert isinstance(found, socket.socket)
         found.shutdown(socket.SHUT_RDWR)
         self.client.loop_stop()
 
