@@ -26,7 +26,7 @@ from cloud.foundation.metrics import Metrics
 from cloud.foundation.priority import stand_back
 from cloud.foundation.supervise import ChildSpec, Supervisor, ask_for_renewal, lock
 from cloud.foundation.vault import Vault, create_secret_file
-from cloud.settings import Settings
+from cloud.settings import MEBIBYTE, Settings
 from protocols.errors import Reason, Refused, TryAgain
 
 if TYPE_CHECKING:
@@ -169,6 +169,8 @@ async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> 
                 settings.mqtt_connect_s,
                 settings.mqtt_packet_s,
                 settings.mqtt_unread_s,
+                settings.mqtt_session_s,
+                settings.mqtt_kept_mib * MEBIBYTE,
             ),
             ready=ready.set,
             stuck=partial(_stream_stuck, settings),

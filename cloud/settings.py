@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     mqtt_unread_s: Annotated[float, Field(gt=0, description="A connection that reads nothing it is sent for so long is closed.")] = (
         Bounds().unread_s
     )
+    mqtt_session_s: Annotated[
+        int, Field(ge=0, le=604_800, description="A session that a device wants kept outlives its connection by no more; 0 keeps none.")
+    ] = Bounds().session_s
+    mqtt_kept_mib: Annotated[
+        int, Field(ge=1, description="Memory for all kept sessions; beyond, the one that has waited longest ends.")
+    ] = Bounds().kept_bytes // MEBIBYTE
     api_port: Annotated[int, Field(ge=0, le=65535, description="0 takes any free port.")] = 8080
     database_url: Annotated[str | None, Field(description="SQLAlchemy URL; SQLite in the data directory when unset.")] = None
     nats_url: Annotated[str | None, Field(description="A NATS server of your own; a child process when unset.")] = None

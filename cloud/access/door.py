@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from cloud.access.admission import Denied, Verdict
+from cloud.access.away import Away, Farewell, expires_at
 from cloud.access.gate import FrameGate
 from cloud.access.group import GroupCommit, Owner
 from cloud.access.model import Downlink
 from cloud.access.refusals import Client, RefusalLedger, claimed
-from cloud.access.topics import may_listen
+from cloud.access.topics import may_listen, needs_subscription
 from cloud.devices.model import Credentials
 from cloud.foundation.clock import now_ms
 from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Connect
-from protocols.mqtt.events import Event
+from protocols.mqtt.events import Disconnected, Event, KeptSession
 from protocols.mqtt.lobby import Bounds, Lobby, no_room
 from protocols.mqtt.session import ServerSession
 from protocols.mqtt.throttle import Throttle
@@ -35,7 +36,7 @@ class Attendee(Owner, Protocol):
     def handle(self, events: list[Event]) -> None: ...
     def flush(self) -> None: ...
     def tick(self, now: float) -> None: ...
-    def open(self, credentials: Credentials, epoch: int) -> None: ...
+    def open(self, credentials: Credentials, epoch: int, kept: KeptSession | None) -> None: ...
 
 
 def fingerprint(credentials: Credentials) -> int:
@@ -58,6 +59,7 @@ class FrontDoor:
         self.refused_first = asyncio.Event()
         self.accepted = 0
         self.undelivered = 0
+        self.away = Away(bounds.kept_bytes, self.limits, self.gate, self._refuse_will)
         self._throttle = Throttle()
         self._epoch = 0
 
@@ -89,7 +91,7 @@ class FrontDoor:
         self.sessions[key] = connection
         self.lobby.admitted(connection)
         self.accepted += 1
-        connection.open(verdict, self.next_epoch())
+        connection.open(verdict, self.next_epoch(), self.away.back(key, fingerprint(verdict), connect.clean_start))
 
     def _deny(self, connection: Attendee, connect: Connect, denied: Denied) -> None:
         """Say no, slowly to an address that was told no often; the right secret is never slowed."""
@@ -129,20 +131,30 @@ class FrontDoor:
         self.connections.discard(connection)
         self.lobby.left(connection)
 
-    def left(self, connection: Attendee, key: Key) -> None:
-        """A session has ended."""
+    def left(self, connection: Attendee, farewell: Farewell, event: Disconnected) -> None:
+        """The connection of a session has ended."""
+        key = (farewell.credentials.product_key, farewell.credentials.device_name)
         if self.sessions.get(key) is connection:
             del self.sessions[key]
+        self.away.left(key, farewell, event)
+
+    def _refuse_will(self, farewell: Farewell, refused: Refused, topic: str, sample: bytes) -> None:
+        known = farewell.credentials
+        client = Client(farewell.address, known.product_key, known.device_name, tenant_id=known.tenant_id)
+        self.refuse(client, refused, topic=topic, sample=sample)
 
     def deliver(self, messages: Iterable[Downlink]) -> int:
-        """Hand messages to the sessions of their devices; how many were taken."""
-        taken = 0
+        """Hand messages to the sessions of their devices; how many were taken. What waits for a device that is away is not."""
+        taken, now = 0, time.monotonic()
         touched: set[Attendee] = set()
         for message in messages:
             connection = self.sessions.get((message.product_key, message.device_name))
             if connection is None:
+                self.away.deliver(message)
                 continue
-            if connection.session.deliver(message.topic, message.payload, message.qos):
+            if needs_subscription(message.topic) and not connection.session.subscribed(message.topic):
+                continue
+            if connection.session.deliver(message.topic, message.payload, message.qos, expires=expires_at(message), now=now):
                 touched.add(connection)
                 taken += 1
             else:
@@ -151,19 +163,38 @@ class FrontDoor:
             connection.flush()
         return taken
 
+    def broadcast(self, product_key: str, topic: str, payload: bytes, qos: int = 0, expires_ms: int = 0) -> int:
+        """Send a message to the sessions of a product that subscribed it, at the QoS they were granted at most; how many took it.
+
+        One that expires waits for subscribers that are away, too, and does not count there.
+        """
+        taken = 0
+        for key in self.all_keys(product_key):
+            connection = self.sessions.get(key)
+            granted = self.away.kept.granted(key, topic) if connection is None else connection.session.granted(topic)
+            if granted is not None:
+                taken += self.deliver((Downlink(*key, topic, payload, min(qos, granted), expires_ms, waits=True),))
+        return taken
+
+    def all_keys(self, product_key: str | None = None) -> list[Key]:
+        """The devices with a session, connected or kept; of one product only if it is given."""
+        keys = [*self.sessions, *(key for key in self.away.kept if key not in self.sessions)]
+        return keys if product_key is None else [key for key in keys if key[0] == product_key]
+
     def keys_of(self, product_key: str, device_name: str | None) -> list[Key]:
         """The devices with a session that a change of the registry concerns."""
-        if device_name is not None:
-            return [(product_key, device_name)] if (product_key, device_name) in self.sessions else []
-        return [key for key in self.sessions if key[0] == product_key]
+        if device_name is None:
+            return self.all_keys(product_key)
+        key = (product_key, device_name)
+        return [key] if key in self.sessions or key in self.away.kept else []
 
     def recheck(self, key: Key, credentials: Credentials | None) -> None:
         """End the session of a device that is gone, disabled, or known otherwise than when it connected."""
+        known = None if credentials is None or not credentials.enabled else fingerprint(credentials)
         connection = self.sessions.get(key)
-        if connection is None:
-            return
-        if credentials is None or not credentials.enabled or fingerprint(credentials) != connection.fingerprint:
+        if connection is not None and known != connection.fingerprint:
             connection.handle(connection.session.close())
+        self.away.recheck(key, known)
 
     async def sweep(self, now: float) -> None:
         """Close who is silent for too long; yields to others now and then."""
@@ -171,11 +202,13 @@ class FrontDoor:
             connection.tick(now)
             if n % 200 == 0:
                 await asyncio.sleep(0)
+        self.away.sweep(now)
 
     def close_all(self, code: int) -> None:
         """Tell everybody to come back later."""
         for connection in tuple(self.connections):
             connection.handle(connection.session.close(code))
+        self.away.close()
 
 
 def client_of(connection: Attendee) -> Client:

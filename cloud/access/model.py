@@ -84,7 +84,9 @@ class RefusalNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class Downlink(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One message for a device; `access.down` carries a msgpack list of them, `access.deliver` one.
 
-    A client that said so (`ext`, bit 1) gets it on `modern_topic` instead, if there is one.
+    It is not sent after `expires_ms` (epoch; 0 = no such time). With `waits` a QoS 1 message that expires may wait for a device that is
+    away and whose session is kept; it does not count as delivered then. A client that said so (`ext`, bit 1) gets it on `modern_topic`
+    instead, if there is one.
     """
 
     product_key: str
@@ -92,6 +94,8 @@ class Downlink(msgspec.Struct, frozen=True, gc=False, array_like=True):
     topic: str
     payload: bytes
     qos: int = 0
+    expires_ms: int = 0
+    waits: bool = False
     modern_topic: str = ""
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
+from cloud.access.away import Farewell
 from cloud.access.door import FrontDoor, client_of, fingerprint
 from cloud.access.model import Kind, PresenceNote, SessionRow, session_key
 from cloud.access.topics import check_frames, uplink_lane
@@ -13,8 +14,8 @@ from cloud.devices.model import Credentials
 from cloud.foundation.clock import now_ms
 from protocols.edgelink.lanes import Lane
 from protocols.errors import Refused
-from protocols.mqtt.codec import Decoder, PublishRun, Will, encode_publish
-from protocols.mqtt.events import ConnectRequested, Disconnected, Event, Published
+from protocols.mqtt.codec import PublishRun
+from protocols.mqtt.events import ConnectRequested, Disconnected, Event, KeptSession, Published
 from protocols.mqtt.offence import SAMPLE
 from protocols.mqtt.packets import MQTT_5
 from protocols.mqtt.session import ServerSession
@@ -122,8 +123,8 @@ class Connection(asyncio.Protocol):
         if self.closing_since and now > self.closing_since + GOODBYE_S:
             self.transport.abort()
 
-    def open(self, credentials: Credentials, epoch: int) -> None:
-        """The CONNECT was right."""
+    def open(self, credentials: Credentials, epoch: int, kept: KeptSession | None) -> None:
+        """The CONNECT was right; `kept` is the session that it goes on with."""
         self.fingerprint = fingerprint(credentials)
         self.credentials = credentials = replace(credentials, secret=b"")  # it has served its purpose
         self.row = session_key(
@@ -133,8 +134,11 @@ class Connection(asyncio.Protocol):
         keepalive_s = None if 0 < self.session.keepalive_s <= LONGEST_KEEPALIVE_S else LONGEST_KEEPALIVE_S
         self.handle(
             self.session.accept(
+                kept,
+                now=time.monotonic(),
                 receive_maximum=IN_FLIGHT_MESSAGES,
                 server_keepalive=keepalive_s,
+                assigned_client_identifier=f"{credentials.product_key}&{credentials.device_name}",
                 allow_filter=partial(self.door.may_listen, self, credentials),
             )
         )
@@ -168,7 +172,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, run: PublishRun, refused: Refused) -> None:
         """MQTT 5 is told in the PUBACK, in its turn; 3.1.1 has no word for it and is closed."""
-        ends = self.session.version != MQTT_5 and not self.session.should_close  # the latter: a will
+        ends = self.session.version != MQTT_5
         first = run.data[run.first : run.first + run.size][:SAMPLE]
         self.door.refuse(client_of(self), refused, topic=run.topic, sample=first, count=1 if ends else run.count)
         if ends:
@@ -179,17 +183,8 @@ class Connection(asyncio.Protocol):
 
     def _ended(self, event: Disconnected) -> None:
         assert self.credentials is not None
-        self.door.left(self, (self.credentials.product_key, self.credentials.device_name))
-        if event.will is not None:
-            self._publish_will(event.will)
+        self.door.left(self, Farewell(self.credentials, self.fingerprint, self.row, self.address), event)
         self.door.commit.note(Kind.CLOSED, self.row, now_ms(), PresenceNote(self.address, event.cause))
-
-    def _publish_will(self, will: Will) -> None:
-        self.broken, broken = False, self.broken
-        for run in Decoder().feed(encode_publish(will.topic, will.payload)):
-            assert isinstance(run, PublishRun)
-            self._published(run)
-        self.broken = broken
 
     def committed(self, acks: bytes, messages: int, size: int) -> None:
         """From group commit: this much is on disk."""

@@ -55,13 +55,14 @@ class AccessDownlink:
 
 def downlink_of(order: Order) -> Downlink:
     """The message that carries a command: a gateway of ours is told at QoS 1 and remembers it, a device once, at QoS 0."""
-    if order.gateway is not None:
+    if order.gateway is not None:  # it looks at the command's own time
         topic = str(EdgeTopic(*order.gateway, EdgeChannel.DOWN_COMMAND))
-        payload = encode_message(Command(order.command_id, *order.target, order.method, dict(order.params), order.expires_ms))
+        payload = encode_message(Command(order.command_id, *order.target, order.method, order.params, order.expires_ms))
         return Downlink(*order.gateway, topic, payload, qos=1)
     payload = encode_command(order.command_id, order.method, order.params)
     kind, name = command_topic(order.method)
+    topic, modern = str(Topic(kind, *order.target, name)), ""
     if order.is_call:  # the device takes the answer's place from the topic: which one depends on what its SDK can do
-        call = str(Topic(Kind.RRPC_REQUEST, *order.target, call=order.command_id))
-        return Downlink(*order.target, call, payload, modern_topic=str(Topic(Kind.RRPC_SERVICE, *order.target, name, order.command_id)))
-    return Downlink(*order.target, str(Topic(kind, *order.target, name)), payload)
+        topic = str(Topic(Kind.RRPC_REQUEST, *order.target, call=order.command_id))
+        modern = str(Topic(Kind.RRPC_SERVICE, *order.target, name, order.command_id))
+    return Downlink(*order.target, topic, payload, expires_ms=order.expires_ms, modern_topic=modern)

@@ -303,7 +303,7 @@ class _BusSide:
     async def _reconnected(self) -> None:
         """A change that was announced meanwhile went unheard: look at every session."""
         if self._rechecking is None or self._rechecking.done():
-            self._rechecking = asyncio.create_task(self._check(list(self._door.sessions)), name="access.recheck")
+            self._rechecking = asyncio.create_task(self._check(self._door.all_keys()), name="access.recheck")
 
     async def _check(self, keys: Sequence[Key]) -> None:
         while keys:
@@ -332,6 +332,11 @@ class DoorMetrics(Collector):
         yield GaugeMetricFamily("hearthline_access_connections", "Open sockets.", len(door.connections))
         yield GaugeMetricFamily("hearthline_access_strangers", "Open sockets that no device was let in on.", door.lobby.strangers)
         yield GaugeMetricFamily("hearthline_access_sessions", "Devices online.", len(door.sessions))
+        kept = door.away.kept
+        yield GaugeMetricFamily("hearthline_access_kept_sessions", "Sessions of devices that are away.", len(kept))
+        yield GaugeMetricFamily("hearthline_access_kept_bytes", "What they take of memory, about.", kept.size)
+        yield CounterMetricFamily("hearthline_access_kept_given_up", "Kept sessions that ended for want of room.", kept.given_up)
+        yield CounterMetricFamily("hearthline_access_kept_messages", "Messages that waited for a device that was away.", door.away.waiting)
         yield GaugeMetricFamily("hearthline_access_waiting_bytes", "Read and not yet on disk.", commit.waiting_bytes)
         yield GaugeMetricFamily("hearthline_access_held_frames", "Frames of gateways that wait until ingest has caught up.", door.gate.held)
         yield GaugeMetricFamily("hearthline_access_stalled", "1 while the stream does not take messages.", float(commit.stalled))

@@ -10,12 +10,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import delete, func, insert, select, text, update
 
+from cloud.devices.commands import create_command, find_command
 from cloud.devices.model import CommandReply, PresenceChange
 from cloud.devices.registry import (
     count_online,
-    create_command,
     create_device,
-    find_command,
     find_device,
     find_route,
     list_devices,

@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import update
 
 from cloud.app import build_api
+from cloud.devices.delivery import Redelivery
 from cloud.devices.model import CommandReply, PresenceChange
 from cloud.devices.service import apply_presence, apply_reported, complete_commands, device_facts
 from cloud.devices.tables import CommandRow
-from cloud.devices.worker import Redelivery
 from cloud.foundation.bus import BusAway, NobodyAnswers
 from cloud.foundation.db import Database
 from cloud.foundation.health import ask_role, serve_health
@@ -210,7 +210,7 @@ async def test_a_property_set_leaves_for_the_session_or_the_gateway_and_its_answ
     device = await rig.device(rig.one, product_key, "stove-1", "kitchen")
     gateway = await rig.device(rig.one, "gateway", "gw1", "kitchen")
     path = f"/v1/devices/{product_key}/stove-1/properties"
-    problem(await rig.one.post(path, json={"Level": 3}), 409, "device-offline")
+    problem(await rig.one.post(path, json={"Level": 3}, params={"only_online": True}), 409, "device-offline")
     rig.online(gateway)
     through = await rig.one.post(path, json={"Level": 3})
     rig.online(device)
@@ -218,7 +218,10 @@ async def test_a_property_set_leaves_for_the_session_or_the_gateway_and_its_answ
     assert (through.status_code, direct.status_code) == (202, 202)
     ids = [through.json()["command_id"], direct.json()["command_id"]]
     key = (product_key, "stove-1")
-    assert rig.downlink.sent == [(key, ("gateway", "gw1"), ids[0], {"Level": 3}), (key, None, ids[1], {"Level": 4})]
+    assert [(order.target, order.gateway, order.command_id, order.params) for order in rig.downlink.sent] == [
+        (key, ("gateway", "gw1"), ids[0], {"Level": 3}),
+        (key, None, ids[1], {"Level": 4}),
+    ]
     with rig.database.system() as work:
         complete_commands(work.session, [CommandReply(ids[1], device, 200, {}, 5000)])
         work.commit()
@@ -269,7 +272,6 @@ async def test_a_command_for_a_gateway_that_is_away_waits_for_it_and_is_handed_o
     device = await rig.device(rig.one, product_key, "stove-1", "line-1")
     gateway = await rig.device(rig.one, "gateway", "gw-1", "line-1")
     path = f"/v1/devices/{product_key}/stove-1/properties"
-    assert (await rig.one.post(path, json={"Level": 2})).status_code == 409
     command_id = (await rig.one.post(path, json={"Level": 2}, params={"expires_in_s": 3600})).json()["command_id"]
     short = (await rig.one.post(path, json={"Level": 3}, params={"expires_in_s": 1})).json()["command_id"]
 
@@ -286,7 +288,8 @@ async def test_a_command_for_a_gateway_that_is_away_waits_for_it_and_is_handed_o
     assert await redelivery.turn() == 0, "nobody to hand it to"
     rig.online(gateway)
     assert await redelivery.turn() == 1
-    assert rig.downlink.sent == [((product_key, "stove-1"), ("gateway", "gw-1"), command_id, {"Level": 2})]
+    (order,) = rig.downlink.sent
+    assert (order.target, order.gateway, order.command_id) == ((product_key, "stove-1"), ("gateway", "gw-1"), command_id)
     assert (await state(command_id), await state(short)) == ("sent", "expired")
     assert await redelivery.turn() == 0, "it waits for an answer first"
     seconds = 11.0
@@ -313,24 +316,27 @@ async def test_commands_without_an_answer_do_not_keep_later_ones_from_being_hand
     redelivery = Redelivery(rig.database, rig.downlink, now_s=lambda: 0.0, at_once=2)
     for _ in range(3):
         await redelivery.turn()
-    assert [command_id for _, _, command_id, _ in rig.downlink.sent] == ids
+    assert [order.command_id for order in rig.downlink.sent] == ids
 
 
-async def test_a_command_that_did_not_leave_is_failed_and_one_of_unknown_fate_is_still_open(rig: Rig) -> None:
+async def test_a_command_that_did_not_leave_waits_or_fails_as_asked_and_one_of_unknown_fate_is_still_open(rig: Rig) -> None:
     product_key = await rig.product(rig.one)
     rig.online(await rig.device(rig.one, product_key, "stove-1"))
     path = f"/v1/devices/{product_key}/stove-1/properties"
+    now = {"only_online": True}
     rig.downlink.takes = False
-    problem(await rig.one.post(path, json={"Level": 1}), 409, "device-offline")
+    problem(await rig.one.post(path, json={"Level": 1}, params=now), 409, "device-offline")
+    stays = [(await rig.one.post(path, json={"Level": 1})).json()["command_id"]]
     rig.downlink.error = NobodyAnswers("no access")
-    answer = await rig.one.post(path, json={"Level": 1})
+    answer = await rig.one.post(path, json={"Level": 1}, params=now)
     problem(answer, 503, "try-again")
     assert answer.headers["retry-after"] == "1"
+    stays.append((await rig.one.post(path, json={"Level": 1})).json()["command_id"])
     rig.downlink.error = BusAway("lost while waiting")
     unknown = await rig.one.post(path, json={"Level": 1})
     assert unknown.status_code == 202
-    states = [(await rig.one.get(f"/v1/commands/{n}")).json()["state"] for n in (1, 2, unknown.json()["command_id"])]
-    assert states == ["failed", "failed", "sent"]
+    states = [(await rig.one.get(f"/v1/commands/{n}")).json()["state"] for n in (1, 3, *stays, unknown.json()["command_id"])]
+    assert states == ["failed", "failed", "queued", "queued", "sent"]
 
 
 async def test_a_disabled_device_is_announced_to_the_front_door(rig: Rig) -> None:
