@@ -136,7 +136,7 @@ def _influx(settings: Settings, ledger: "DuckDbStore") -> "TelemetryStore":
 async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> None:
     """The front door for devices."""
     from cloud.access.worker import Tls, serve
-    from cloud.devices.service import credentials_for, tenants_concerned
+    from cloud.devices.service import credentials_for, sub_devices_for, tenants_concerned
     from cloud.foundation.authority import Authority
     from protocols.mqtt.lobby import Bounds
 
@@ -148,6 +148,7 @@ async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> 
         stack.push_async_callback(bus.close)
         metrics, ready = Metrics(), asyncio.Event()
         await serve_health(bus, "access", metrics, partial(_check_event, ready))
+        vault = Vault.from_file(settings.secret_key_file)
         tls = None
         if settings.mqtts_port is not None:
             authority = Authority(settings.tls_dir)
@@ -159,7 +160,8 @@ async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> 
             listener=listeners[0] if listeners else listen(settings.host, settings.mqtt_port),
             tls=tls,
             bus=bus,
-            credentials=partial(credentials_for, database, Vault.from_file(settings.secret_key_file)),
+            credentials=partial(credentials_for, database, vault),
+            sub_devices=partial(sub_devices_for, database, vault),
             tenants=partial(tenants_concerned, database),
             metrics=metrics,
             stream_bytes=settings.stream_bytes,
@@ -275,6 +277,7 @@ def build_api(
 
     from cloud.devices import api as devices
     from cloud.devices import commands_api as commands
+    from cloud.devices import shadow_api as shadow
     from cloud.foundation import api as foundation
     from cloud.foundation import problems
     from cloud.ingest import account
@@ -295,7 +298,16 @@ def build_api(
     state.checks, state.other_roles = checks, ("access", "ingest")
     state.known_keys = KnownKeys()
     problems.install(app)
-    for router in (foundation.router, products.router, devices.router, commands.router, telemetry.router, ingest.router, account.router):
+    for router in (
+        foundation.router,
+        products.router,
+        devices.router,
+        commands.router,
+        shadow.router,
+        telemetry.router,
+        ingest.router,
+        account.router,
+    ):
         app.include_router(router)
     return app
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, cast
 
 from cloud.access.admission import Denied, Verdict
 from cloud.access.away import Away, Farewell, expires_at
@@ -11,9 +11,12 @@ from cloud.access.gate import FrameGate
 from cloud.access.group import GroupCommit, Owner
 from cloud.access.model import Downlink
 from cloud.access.refusals import Client, RefusalLedger, claimed
+from cloud.access.sub_devices import Carried, SubDevices
 from cloud.access.topics import may_listen, needs_subscription
 from cloud.devices.model import Credentials
 from cloud.foundation.clock import now_ms
+from protocols.alink.codes import Code
+from protocols.alink.credentials import answers_on_the_topic
 from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Connect
 from protocols.mqtt.events import Disconnected, Event, KeptSession
@@ -30,11 +33,15 @@ class Attendee(Owner, Protocol):
     session: ServerSession
     address: str
     credentials: Credentials | None
+    row: bytes
     fingerprint: int
     noted: bool
+    modern: bool
+    carried: Carried | None
 
     def handle(self, events: list[Event]) -> None: ...
     def flush(self) -> None: ...
+    def forget_ways(self) -> None: ...
     def tick(self, now: float) -> None: ...
     def open(self, credentials: Credentials, epoch: int, kept: KeptSession | None) -> None: ...
 
@@ -60,6 +67,7 @@ class FrontDoor:
         self.accepted = 0
         self.undelivered = 0
         self.away = Away(bounds.kept_bytes, self.limits, self.gate, self._refuse_will)
+        self.subs = SubDevices(commit, self.next_epoch, self._take_over, fingerprint)
         self._throttle = Throttle()
         self._epoch = 0
 
@@ -86,12 +94,17 @@ class FrontDoor:
             self._deny(connection, connect, verdict)
             return
         key = (verdict.product_key, verdict.device_name)
-        if (older := self.sessions.get(key)) is not None:
-            older.handle(older.session.takeover())
+        self._take_over(key)
+        self.subs.end(key, Code.CONNECTED_ELSEWHERE, "the sub-device has connected by itself")
         self.sessions[key] = connection
         self.lobby.admitted(connection)
         self.accepted += 1
+        connection.modern = answers_on_the_topic(connect.client_id)
         connection.open(verdict, self.next_epoch(), self.away.back(key, fingerprint(verdict), connect.clean_start))
+
+    def _take_over(self, key: Key) -> None:
+        if (older := self.sessions.get(key)) is not None:
+            older.handle(older.session.takeover())
 
     def _deny(self, connection: Attendee, connect: Connect, denied: Denied) -> None:
         """Say no, slowly to an address that was told no often; the right secret is never slowed."""
@@ -113,7 +126,7 @@ class FrontDoor:
 
     def may_listen(self, connection: Attendee, credentials: Credentials, topic_filter: str) -> bool:
         """Whether a SUBSCRIBE is granted; counts it if not."""
-        if may_listen(credentials, topic_filter):
+        if may_listen(credentials, topic_filter) or self.subs.may_listen(connection, topic_filter, may_listen):
             return True
         refused = Refused(Reason.FOREIGN_TOPIC, "a device may only subscribe to what is sent to it: correct the filter, or leave it out")
         self.refuse(client_of(connection), refused, topic=topic_filter)
@@ -148,13 +161,15 @@ class FrontDoor:
         taken, now = 0, time.monotonic()
         touched: set[Attendee] = set()
         for message in messages:
-            connection = self.sessions.get((message.product_key, message.device_name))
+            key = (message.product_key, message.device_name)
+            connection = self.sessions.get(key) or self._carrier(key)
             if connection is None:
                 self.away.deliver(message)
                 continue
-            if needs_subscription(message.topic) and not connection.session.subscribed(message.topic):
+            topic = message.modern_topic if connection.modern and message.modern_topic else message.topic
+            if needs_subscription(topic) and not connection.session.subscribed(topic):
                 continue
-            if connection.session.deliver(message.topic, message.payload, message.qos, expires=expires_at(message), now=now):
+            if connection.session.deliver(topic, message.payload, message.qos, expires=expires_at(message), now=now):
                 touched.add(connection)
                 taken += 1
             else:
@@ -162,6 +177,9 @@ class FrontDoor:
         for connection in touched:
             connection.flush()
         return taken
+
+    def _carrier(self, key: Key) -> Attendee | None:
+        return cast("Attendee | None", self.subs.carriers.get(key))
 
     def broadcast(self, product_key: str, topic: str, payload: bytes, qos: int = 0, expires_ms: int = 0) -> int:
         """Send a message to the sessions of a product that subscribed it, at the QoS they were granted at most; how many took it.
@@ -178,7 +196,7 @@ class FrontDoor:
 
     def all_keys(self, product_key: str | None = None) -> list[Key]:
         """The devices with a session, connected or kept; of one product only if it is given."""
-        keys = [*self.sessions, *(key for key in self.away.kept if key not in self.sessions)]
+        keys = [*self.sessions, *(key for key in self.away.kept if key not in self.sessions), *self.subs.carriers]
         return keys if product_key is None else [key for key in keys if key[0] == product_key]
 
     def keys_of(self, product_key: str, device_name: str | None) -> list[Key]:
@@ -186,7 +204,7 @@ class FrontDoor:
         if device_name is None:
             return self.all_keys(product_key)
         key = (product_key, device_name)
-        return [key] if key in self.sessions or key in self.away.kept else []
+        return [key] if key in self.sessions or key in self.away.kept or key in self.subs.carriers else []
 
     def recheck(self, key: Key, credentials: Credentials | None) -> None:
         """End the session of a device that is gone, disabled, or known otherwise than when it connected."""

@@ -55,10 +55,11 @@ class SessionRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class PresenceNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """How a session began or ended: the client's address and, at the end, a reason."""
+    """How a session began or ended: the client's address and, at the end, a reason. `via` is the gateway's device id, for a sub-device."""
 
     address: str
     reason: str
+    via: int = 0
 
 
 class RefusalNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -163,14 +164,19 @@ class Row(msgspec.Struct, gc=False):
 
     def note(self) -> PresenceNote:
         """The note of a presence row."""
-        try:
-            return _note_decoder.decode(self.blob[self.offset : self.offset + self.size])
-        except msgspec.DecodeError as error:
-            raise Refused(Reason.BAD_FRAME, f"presence note: {error}") from error
+        return decode_presence(self.blob[self.offset : self.offset + self.size])
 
     def refusal(self) -> RefusalNote:
         """The note of a REFUSED row."""
         return decode_refusal(self.blob[self.offset : self.offset + self.size])
+
+
+def decode_presence(data: bytes) -> PresenceNote:
+    """Raises Refused(BAD_FRAME)."""
+    try:
+        return _note_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(Reason.BAD_FRAME, f"presence note: {error}") from error
 
 
 def decode_refusal(data: bytes) -> RefusalNote:

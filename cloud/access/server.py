@@ -9,10 +9,10 @@ from typing import cast
 from cloud.access.away import Farewell
 from cloud.access.door import FrontDoor, client_of, fingerprint
 from cloud.access.model import Kind, PresenceNote, SessionRow, session_key
-from cloud.access.topics import check_frames, uplink_lane
+from cloud.access.sub_devices import Carried, Way
+from cloud.access.topics import check_frames
 from cloud.devices.model import Credentials
 from cloud.foundation.clock import now_ms
-from protocols.edgelink.lanes import Lane
 from protocols.errors import Refused
 from protocols.mqtt.codec import PublishRun
 from protocols.mqtt.events import ConnectRequested, Disconnected, Event, KeptSession, Published
@@ -24,6 +24,7 @@ IN_FLIGHT_MESSAGES = 1_000  # of one connection, at which its socket is read no 
 IN_FLIGHT_BYTES = 1 << 20
 WAITING_BYTES = 64 << 20  # of all connections: any of them that sends more is read no further
 REMEMBERED_TOPICS = 32
+REMEMBERED_TOPICS_OF_GATEWAYS = 4_096
 LONGEST_KEEPALIVE_S = 1200
 GOODBYE_S = 5.0  # for a closing socket to take its last bytes
 
@@ -32,15 +33,17 @@ class Connection(asyncio.Protocol):
     """One socket and its session."""
 
     __slots__ = (
-        "_lanes",
+        "_ways",
         "address",
         "broken",
         "bytes",
+        "carried",
         "closing_since",
         "credentials",
         "door",
         "fingerprint",
         "messages",
+        "modern",
         "noted",
         "paused",
         "row",
@@ -61,7 +64,9 @@ class Connection(asyncio.Protocol):
         self.broken = False
         self.noted = False  # the refusal that ends it is counted already
         self.writing = True
-        self._lanes: dict[str, Lane | None] = {}
+        self.modern = False  # it takes calls on its own topics
+        self.carried: Carried | None = None  # sub-devices, once it asked for any
+        self._ways: dict[str, Way] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
@@ -148,14 +153,18 @@ class Connection(asyncio.Protocol):
             return None  # what came behind the refused publish of a closed session is not looked at
         assert self.credentials is not None
         try:
-            lane = self._lanes[run.topic]
+            lane, row = self._ways[run.topic]
         except KeyError:
             try:
-                lane = uplink_lane(self.credentials, run.topic)
+                way = self.door.subs.way(self, run.topic)
             except Refused as refused:
                 return self._refuse(run, refused)
-            if len(self._lanes) < REMEMBERED_TOPICS:
-                self._lanes[run.topic] = lane
+            if way is None:
+                self.door.gate.acknowledge_in_turn(self, run.acks())
+                return self.door.subs.asked(self, run)
+            lane, row = way
+            if len(self._ways) < (REMEMBERED_TOPICS if self.carried is None else REMEMBERED_TOPICS_OF_GATEWAYS):
+                self._ways[run.topic] = way
         if lane is not None:
             if run.count > 1:  # each frame is taken or refused by itself
                 for n in range(run.count):
@@ -165,7 +174,7 @@ class Connection(asyncio.Protocol):
                 check_frames(run, lane)
             except Refused as refused:
                 return self._refuse(run, refused)
-        self.door.gate.gather(self, self.row, run, run.acks(), now_ms(), lane)
+        self.door.gate.gather(self, row, run, run.acks(), now_ms(), lane)
         self.messages += run.count
         self.bytes += len(run.data)
         return None
@@ -181,8 +190,13 @@ class Connection(asyncio.Protocol):
         else:
             self.door.gate.acknowledge_in_turn(self, self.session.refusing(run, refused))
 
+    def forget_ways(self) -> None:
+        """A sub-device came or went: what it may publish is looked at anew."""
+        self._ways.clear()
+
     def _ended(self, event: Disconnected) -> None:
         assert self.credentials is not None
+        self.door.subs.carrier_left(self, event.cause)
         self.door.left(self, Farewell(self.credentials, self.fingerprint, self.row, self.address), event)
         self.door.commit.note(Kind.CLOSED, self.row, now_ms(), PresenceNote(self.address, event.cause))
 

@@ -52,6 +52,12 @@ class AccessDownlink:
         answer = await self._bus.request(DELIVER_SUBJECT, encode_downlink(message), timeout_s=DELIVER_TIMEOUT_S)
         return _decode_delivered(answer).delivered
 
+    async def deliver_shadow(self, target: tuple[str, str], payload: bytes) -> bool:
+        """The same for a shadow that an application changed."""
+        message = Downlink(*target, str(Topic(Kind.SHADOW_GET, *target)), payload)
+        answer = await self._bus.request(DELIVER_SUBJECT, encode_downlink(message), timeout_s=DELIVER_TIMEOUT_S)
+        return _decode_delivered(answer).delivered
+
 
 def downlink_of(order: Order) -> Downlink:
     """The message that carries a command: a gateway of ours is told at QoS 1 and remembers it, a device once, at QoS 0."""

@@ -7,7 +7,7 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
@@ -39,10 +39,10 @@ from cloud.access.model import (
     decode_downlinks,
     session_key,
 )
-from cloud.access.ports import CredentialLookup, TenantLookup
+from cloud.access.ports import CredentialLookup, SubDeviceLookup, TenantLookup
 from cloud.access.refusals import Entry
 from cloud.access.server import Connection
-from cloud.devices.model import ACCESS_LEASE, REGISTRY_CHANGED, RegistryChange
+from cloud.devices.model import ACCESS_LEASE, REGISTRY_CHANGED, Credentials, RegistryChange, SubDevice
 from cloud.foundation.bus import Bus, BusAway
 from cloud.foundation.clock import now_ms
 from cloud.foundation.logs import get_logger
@@ -123,6 +123,7 @@ async def serve(
     tls: Tls | None = None,
     bus: Bus,
     credentials: CredentialLookup,
+    sub_devices: SubDeviceLookup,
     tenants: TenantLookup,
     metrics: Metrics,
     stream_bytes: int,
@@ -148,10 +149,11 @@ async def serve(
     metrics.registry.register(DoorMetrics(door))
     started = msgspec.structs.replace(ACCESS_ITSELF, epoch=door.next_epoch())
     commit.note(Kind.ACCESS_STARTED, session_key(started), now_ms(), PresenceNote("", instance))
-    worker = _BusSide(door, bus, credentials)
+    worker = _BusSide(door, bus, credentials, sub_devices)
     async with asyncio.TaskGroup() as tasks:
         committing = tasks.create_task(commit.run(), name="access.commit")
         tasks.create_task(admission.run(), name="access.admission")
+        tasks.create_task(door.subs.run(sub_devices), name="access.sub_devices")
         tasks.create_task(_sweep(door), name="access.sweep")
         tasks.create_task(_lease(door, bus, instance), name="access.lease")
         tasks.create_task(_note_refusals(door, tenants), name="access.refusals")
@@ -255,10 +257,11 @@ async def _lease(door: FrontDoor, bus: Bus, instance: str) -> None:
 class _BusSide:
     """Answers the bus: messages for devices, changes of the registry."""
 
-    def __init__(self, door: FrontDoor, bus: Bus, credentials: CredentialLookup) -> None:
+    def __init__(self, door: FrontDoor, bus: Bus, credentials: CredentialLookup, sub_devices: SubDeviceLookup) -> None:
         self._door = door
         self._bus = bus
         self._credentials = credentials
+        self._sub_devices = sub_devices
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="registry")
         self._rechecking: asyncio.Task[None] | None = None
 
@@ -308,17 +311,19 @@ class _BusSide:
     async def _check(self, keys: Sequence[Key]) -> None:
         while keys:
             try:
-                known = await asyncio.get_running_loop().run_in_executor(self._thread, self._credentials, keys)
+                known, subs = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, keys)
             except TryAgain as error:  # a revoked device must not keep its session because a database was busy
                 get_logger().warning("access.recheck_delayed", error=str(error))
                 await asyncio.sleep(1)
                 continue
-            self._recheck(keys, known.get)
+            for key in keys:
+                self._door.recheck(key, known.get(key))
+                self._door.subs.recheck(key, subs.get(key))
             return
 
-    def _recheck(self, keys: Iterable[Key], known: Callable[[Key], object]) -> None:
-        for key in keys:
-            self._door.recheck(key, known(key))  # type: ignore[arg-type]
+    def _look_up(self, keys: Sequence[Key]) -> tuple[Mapping[Key, Credentials], Mapping[Key, SubDevice]]:
+        carried = [key for key in keys if key in self._door.subs.carriers]
+        return self._credentials(keys), self._sub_devices(carried) if carried else {}
 
 
 class DoorMetrics(Collector):
@@ -337,6 +342,7 @@ class DoorMetrics(Collector):
         yield GaugeMetricFamily("hearthline_access_kept_bytes", "What they take of memory, about.", kept.size)
         yield CounterMetricFamily("hearthline_access_kept_given_up", "Kept sessions that ended for want of room.", kept.given_up)
         yield CounterMetricFamily("hearthline_access_kept_messages", "Messages that waited for a device that was away.", door.away.waiting)
+        yield GaugeMetricFamily("hearthline_access_sub_devices", "Sub-devices logged in through gateways.", len(door.subs.carriers))
         yield GaugeMetricFamily("hearthline_access_waiting_bytes", "Read and not yet on disk.", commit.waiting_bytes)
         yield GaugeMetricFamily("hearthline_access_held_frames", "Frames of gateways that wait until ingest has caught up.", door.gate.held)
         yield GaugeMetricFamily("hearthline_access_stalled", "1 while the stream does not take messages.", float(commit.stalled))

@@ -6,21 +6,25 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from cloud.devices.lifecycle import Move, State, allowed
 from cloud.devices.model import Device
+from cloud.devices.moves import move_device
 from cloud.devices.ports import Changes, Sessions
 from cloud.devices.registry import (
     create_device,
     find_device,
     list_devices,
+    rename,
     reported,
-    set_enabled,
 )
+from cloud.foundation.audit import deeds
 from cloud.foundation.db import Database
 from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
 from cloud.foundation.problems import not_found
 from cloud.foundation.vault import Vault
 from cloud.products.service import find_product
 from cloud.tenancy.api import Caller
+from cloud.tenancy.model import Principal
 
 router = APIRouter(tags=["devices"])
 
@@ -52,9 +56,12 @@ class ReportedValue(BaseModel):
 class DeviceSummary(BaseModel):
     product_key: str
     device_name: str
+    nickname: str | None
     site: str | None
+    state: Annotated[str, Field(description="manufactured, activated, claimed, disabled or retired.")]
     enabled: bool
     created: int
+    activated: Annotated[int | None, Field(description="Its first connection, epoch ms.")]
     online: bool
     since: Annotated[int | None, Field(description="When it came or went, epoch ms; null before its first connection.")]
     via: Annotated[GatewayName | None, Field(description="The gateway that carries its session; null for its own.")]
@@ -62,6 +69,7 @@ class DeviceSummary(BaseModel):
 
 class DeviceView(DeviceSummary):
     reported: dict[str, ReportedValue]
+    moves: Annotated[list[str], Field(description="What can be done next in its life.")]
 
 
 class DevicePage(BaseModel):
@@ -72,16 +80,26 @@ class DevicePage(BaseModel):
 class DeviceChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    enabled: bool
+    enabled: bool | None = None
+    nickname: Annotated[str | None, Field(max_length=128, description="A name for people; an empty one takes it away.")] = None
+
+
+class SiteName(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    site: Annotated[str, Field(min_length=1, max_length=128, description="Home or line; made when it is new.")]
 
 
 def _summary(device: Device) -> DeviceSummary:
     return DeviceSummary(
         product_key=device.product_key,
         device_name=device.device_name,
+        nickname=device.nickname,
         site=device.site,
+        state=device.state,
         enabled=device.enabled,
         created=device.created_ms,
+        activated=device.activated_ms,
         online=device.online,
         since=device.since_ms,
         via=None if device.via is None else GatewayName(product_key=device.via[0], device_name=device.via[1]),
@@ -132,22 +150,105 @@ def get(request: Request, caller: Caller, product_key: str, device_name: str) ->
             raise not_found(f"Device {product_key}/{device_name}")
         values = reported(work, device.device_id)
     shadow = {identifier: ReportedValue(value=value, time=time_ms) for identifier, (value, time_ms) in values.items()}
-    return DeviceView(**dict(_summary(device)), reported=shadow)
+    return DeviceView(**dict(_summary(device)), reported=shadow, moves=[str(move) for move in allowed(State(device.state))])
 
 
 @router.patch("/v1/devices/{product_key}/{device_name}", operation_id="change_device")
 async def change(request: Request, caller: Caller, product_key: str, device_name: str, body: DeviceChange) -> DeviceView:
-    """Enable or disable a device; a disabled one is disconnected and stays out."""
+    """Name a device, enable or disable it; a disabled one is disconnected and stays out."""
     database: Database = request.app.state.database
+
+    def apply() -> None:
+        with database.unit_of_work(caller.tenant_id) as work:
+            if find_device(work, product_key, device_name, lease_held=False) is None:
+                raise not_found(f"Device {product_key}/{device_name}")
+            if body.nickname is not None:
+                rename(work, product_key, device_name, body.nickname or None)
+            if body.enabled is not None:
+                move_device(work, product_key, device_name, Move.ENABLE if body.enabled else Move.DISABLE, caller.key_name)
+            work.commit()
+
+    await asyncio.to_thread(apply)
+    return await _changed(request, caller, product_key, device_name)
+
+
+async def _changed(request: Request, caller: Principal, product_key: str, device_name: str) -> DeviceView:
+    """Tell the other roles, and show the device."""
     changes: Changes = request.app.state.changes
+    await changes.registry_changed(product_key, device_name)
+    return await asyncio.to_thread(get, request, caller, product_key, device_name)
+
+
+async def _move(request: Request, caller: Principal, product_key: str, device_name: str, move: Move, site: str | None = None) -> DeviceView:
+    database: Database = request.app.state.database
 
     def apply() -> bool:
         with database.unit_of_work(caller.tenant_id) as work:
-            found = set_enabled(work, product_key, device_name, body.enabled)
+            found = move_device(work, product_key, device_name, move, caller.key_name, site=site)
             work.commit()
         return found
 
     if not await asyncio.to_thread(apply):
         raise not_found(f"Device {product_key}/{device_name}")
-    await changes.registry_changed(product_key, device_name)
-    return await asyncio.to_thread(get, request, caller, product_key, device_name)
+    return await _changed(request, caller, product_key, device_name)
+
+
+@router.post("/v1/devices/{product_key}/{device_name}/disable", operation_id="disable_device")
+async def disable(request: Request, caller: Caller, product_key: str, device_name: str) -> DeviceView:
+    """Lock a device out: its session ends within a second, and it is not let in again until it is enabled."""
+    return await _move(request, caller, product_key, device_name, Move.DISABLE)
+
+
+@router.post("/v1/devices/{product_key}/{device_name}/enable", operation_id="enable_device")
+async def enable(request: Request, caller: Caller, product_key: str, device_name: str) -> DeviceView:
+    """Let a disabled device in again; it is then what it was before."""
+    return await _move(request, caller, product_key, device_name, Move.ENABLE)
+
+
+@router.post("/v1/devices/{product_key}/{device_name}/claim", operation_id="claim_device")
+async def claim(request: Request, caller: Caller, product_key: str, device_name: str, body: SiteName) -> DeviceView:
+    """Bind an activated device to a home or a line."""
+    return await _move(request, caller, product_key, device_name, Move.CLAIM, body.site)
+
+
+@router.post("/v1/devices/{product_key}/{device_name}/transfer", operation_id="transfer_device")
+async def transfer(request: Request, caller: Caller, product_key: str, device_name: str, body: SiteName) -> DeviceView:
+    """Bind a claimed device to another home or line. It is disconnected first, and comes back there."""
+    return await _move(request, caller, product_key, device_name, Move.TRANSFER, body.site)
+
+
+@router.post("/v1/devices/{product_key}/{device_name}/unclaim", operation_id="unclaim_device")
+async def unclaim(request: Request, caller: Caller, product_key: str, device_name: str) -> DeviceView:
+    """Free a device of its home or line."""
+    return await _move(request, caller, product_key, device_name, Move.UNCLAIM)
+
+
+@router.post("/v1/devices/{product_key}/{device_name}/retire", operation_id="retire_device")
+async def retire(request: Request, caller: Caller, product_key: str, device_name: str) -> DeviceView:
+    """End a device's life for good: it is not let in any more. Its history stays."""
+    return await _move(request, caller, product_key, device_name, Move.RETIRE)
+
+
+class DeedView(BaseModel):
+    number: int
+    time: int
+    actor: Annotated[str, Field(description="The name of an API key, `device`, or `platform`.")]
+    action: str
+    detail: Any
+
+
+class DeedPage(BaseModel):
+    items: list[DeedView]
+    next: str | None
+
+
+@router.get("/v1/devices/{product_key}/{device_name}/audit", operation_id="list_device_audit")
+def audit(request: Request, caller: Caller, product_key: str, device_name: str, limit: Limit = 100, cursor: Cursor = None) -> DeedPage:
+    """Who did what to a device, newest first."""
+    database: Database = request.app.state.database
+    with database.reading(caller.tenant_id) as work:
+        if find_device(work, product_key, device_name, lease_held=False) is None:
+            raise not_found(f"Device {product_key}/{device_name}")
+        found = deeds(work, f"{product_key}/{device_name}", read_cursor(cursor), limit + 1)
+    items = [DeedView(number=one.number, time=one.time_ms, actor=one.actor, action=one.action, detail=one.detail) for one in found[:limit]]
+    return DeedPage(items=items, next=write_cursor(found[limit - 1].number) if len(found) > limit else None)

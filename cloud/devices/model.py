@@ -40,6 +40,14 @@ class Credentials:
     secret: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class SubDevice:
+    """A device that a gateway speaks for. `gateway_id` is the gateway in whose topology it is, 0 for none."""
+
+    credentials: Credentials
+    gateway_id: int
+
+
 class DeviceFacts(msgspec.Struct, frozen=True, gc=False):
     """Who a device is, without its secret. `topology` is the gateway whose sub-device it is, 0 for none."""
 

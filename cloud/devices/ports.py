@@ -15,6 +15,10 @@ class Downlink(Protocol):
         """
         ...
 
+    async def deliver_shadow(self, target: tuple[str, str], payload: bytes) -> bool:
+        """Hand a shadow to the session of `target`. False: there is no such session. Raises TryAgain."""
+        ...
+
 
 class Sessions(Protocol):
     """Whether the front door's sessions can be believed."""

@@ -36,7 +36,7 @@ def create_device(work: UnitOfWork, vault: Vault, product_key: str, device_name:
     device = DeviceRow(
         product_key=product_key,
         device_name=device_name,
-        site_id=None if site is None else _site_id(work, site),
+        site_id=None if site is None else site_id(work, site),
         sealed_secret=vault.seal(secret.encode(), secret_context(product_key, device_name)),
         enabled=True,
         created_ms=now_ms(),
@@ -52,7 +52,8 @@ def create_device(work: UnitOfWork, vault: Vault, product_key: str, device_name:
     return secret
 
 
-def _site_id(work: UnitOfWork, name: str) -> int:
+def site_id(work: UnitOfWork, name: str) -> int:
+    """The id of a site, made when it is new."""
     found = select(SiteRow.id).where(SiteRow.name == name)
     known = work.session.scalar(found)
     if known is not None:
@@ -146,10 +147,10 @@ def reported(work: UnitOfWork, device_id: int) -> dict[str, tuple[Any, int]]:
     return {row.identifier: (msgspec.json.decode(row.value), row.time_ms) for row in rows}
 
 
-def set_enabled(work: UnitOfWork, product_key: str, device_name: str, enabled: bool) -> bool:
-    """Let a device in or lock it out; False when there is none."""
-    change = update(DeviceRow).where(DeviceRow.product_key == product_key, DeviceRow.device_name == device_name).values(enabled=enabled)
-    return bool(work.session.execute(change).rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
+def rename(work: UnitOfWork, product_key: str, device_name: str, nickname: str | None) -> None:
+    """Give a device a name for people, or take it away."""
+    change = update(DeviceRow).where(DeviceRow.product_key == product_key, DeviceRow.device_name == device_name)
+    work.session.execute(change.values(nickname=nickname))
 
 
 def find_route(work: UnitOfWork, device: Device, *, lease_held: bool, away: bool = False) -> Route | None:

@@ -11,7 +11,7 @@ from sqlalchemy import Row, Table, and_, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from cloud.devices.lifecycle import Move, State, moved
-from cloud.devices.model import CommandReply, CommandState, Credentials, DeviceFacts, PresenceChange, secret_context
+from cloud.devices.model import CommandReply, CommandState, Credentials, DeviceFacts, PresenceChange, SubDevice, secret_context
 from cloud.devices.tables import CommandRow, DeviceRow, PresenceRow, ReportedRow, TopologyRow
 from cloud.foundation.audit import record
 from cloud.foundation.db import KEYS_A_STATEMENT, Database, upsert
@@ -42,6 +42,14 @@ def credentials_in(session: Session, vault: Vault, keys: Sequence[DeviceKey]) ->
         )
         for row in _device_rows(session, keys)
     }
+
+
+def sub_devices_for(database: Database, vault: Vault, keys: Sequence[DeviceKey]) -> dict[DeviceKey, SubDevice]:
+    """The same with the gateways in whose topology they are. Raises DatabaseAway, Broken."""
+    with database.system_reading() as work:
+        found = credentials_in(work.session, vault, keys)
+        gateways = gateways_of(work.session, [credentials.device_id for credentials in found.values()])
+    return {key: SubDevice(credentials, gateways.get(credentials.device_id, 0)) for key, credentials in found.items()}
 
 
 def device_facts(database: Database, keys: Sequence[DeviceKey]) -> dict[DeviceKey, DeviceFacts]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cloud.access.model import Kind as RowKind
-from cloud.access.model import RefusalNote, SessionRow, UplinkBatch, decode_refusal, is_of_gateway
+from cloud.access.model import RefusalNote, SessionRow, UplinkBatch, decode_presence, decode_refusal, is_of_gateway
 from cloud.devices.model import PresenceChange
 from cloud.ingest.frames import BadFrame, Frames, devices_of, open_frame, put_aside
 from cloud.ingest.model import (
@@ -195,7 +195,7 @@ class Evaluator:
             session, topic = sessions[session_index], topics[topic_index]
             if kind not in (_PUBLISH, _REPLAYED, _REFUSED):
                 self._received_ms = received_ms
-                self._presence.append(_presence(kind, session, received_ms))
+                self._presence.append(_presence(kind, session, received_ms, blob[offset : offset + size]))
                 continue
             at(sequence, place, WHOLE if count > 1 else 0)
             if count == 1:
@@ -405,10 +405,13 @@ class Evaluator:
         return effects
 
 
-def _presence(kind: int, session: SessionRow, time_ms: int) -> PresenceChange | Reset:
+def _presence(kind: int, session: SessionRow, time_ms: int, note: bytes) -> PresenceChange | Reset:
     if kind == _STARTED:
         return Reset(time_ms, session.epoch)
-    return PresenceChange(session.device_id, kind == _OPENED, time_ms, session.epoch)
+    via = 0
+    with contextlib.suppress(Refused):  # who came and went is known without it
+        via = decode_presence(note).via
+    return PresenceChange(session.device_id, kind == _OPENED, time_ms, session.epoch, via)
 
 
 def _for_people(note: RefusalNote) -> str:

@@ -11,7 +11,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import delete, func, insert, select, text, update
 
 from cloud.devices.commands import create_command, find_command
+from cloud.devices.lifecycle import Move
 from cloud.devices.model import CommandReply, PresenceChange
+from cloud.devices.moves import move_device
 from cloud.devices.registry import (
     count_online,
     create_device,
@@ -20,7 +22,6 @@ from cloud.devices.registry import (
     list_devices,
     reported,
     search_devices,
-    set_enabled,
 )
 from cloud.devices.service import (
     apply_presence,
@@ -177,7 +178,7 @@ def test_a_tenant_sees_and_changes_only_its_own_rows(database: Database) -> None
         assert product_names(work, {product_key}) == {}
         assert (newest_entries(work, 10), list_entries(work, Wanted(), 0, 10), count_held(work)) == ([], [], {})
         assert work.session.get(DeviceRow, device_id) is None
-        assert not set_enabled(work, product_key, "d1", False)
+        assert not move_device(work, product_key, "d1", Move.DISABLE, "two")
         assert work.session.scalar(select(func.count()).select_from(SiteRow)) == 0
         work.session.execute(delete(DeviceRow))
         work.session.execute(update(DeviceRow).values(enabled=False))

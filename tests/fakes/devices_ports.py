@@ -13,11 +13,18 @@ class FakeDownlink:
     takes: bool = True
     error: TryAgain | None = None
     sent: list[Order] = field(default_factory=list)
+    shadows: list[tuple[tuple[str, str], bytes]] = field(default_factory=list)
 
     async def deliver_command(self, order: Order) -> bool:
         if self.error is not None:
             raise self.error
         self.sent.append(order)
+        return self.takes
+
+    async def deliver_shadow(self, target: tuple[str, str], payload: bytes) -> bool:
+        if self.error is not None:
+            raise self.error
+        self.shadows.append((target, payload))
         return self.takes
 
 

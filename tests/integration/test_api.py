@@ -393,14 +393,29 @@ async def test_one_scrape_holds_the_metrics_of_every_role_that_answers(rig: Rig)
 PUBLIC = {"get_health", "get_readiness", "get_metrics"}
 LISTS_OWN = {"list_products", "list_quarantine", "count_quarantine"}
 MAKES_OWN = {"create_product"}
-OF_A_RESOURCE: dict[str, dict[str, object] | None] = {
+OF_A_RESOURCE: dict[str, object] = {
     "get_product": None,
     "create_device": {"device_name": "intruder"},
     "list_devices": None,
     "get_device": None,
     "change_device": {"enabled": False},
+    "disable_device": {},
+    "enable_device": {},
+    "claim_device": {"site": "theirs"},
+    "transfer_device": {"site": "theirs"},
+    "unclaim_device": {},
+    "retire_device": {},
+    "list_device_audit": None,
     "set_properties": {"Level": 1},
+    "read_properties": ["Level"],
+    "call_service": {},
     "get_command": None,
+    "list_commands": None,
+    "get_shadow": None,
+    "change_desired": {"desired": {"Level": 1}},
+    "get_tags": None,
+    "change_tags": {"tags": {"a": "b"}},
+    "list_device_log": None,
     "get_latest": None,
     "get_history": None,
     "get_gateway_account": None,
