@@ -59,6 +59,7 @@ def run_role(role: str, settings: Settings, listeners: Sequence[socket.socket] =
 async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> None:
     """The owner of the telemetry store, and the API."""
     from cloud.access.service import AccessDownlink
+    from cloud.artefacts.service import Depot
     from cloud.backup.service import Backup
     from cloud.backup.worker import serve_backups
     from cloud.devices.delivery import Redelivery
@@ -102,6 +103,9 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
             sessions=lease,
             changes=RegistryEvents(bus),
             history=History(store),
+            depot=Depot(settings.artefact_dir),
+            base_url=settings.base_url,
+            firmware_bytes=settings.firmware_mib << 20,
             checks={
                 "database": partial(check_database, database),
                 "bus": partial(check_bus, bus),
@@ -118,7 +122,9 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
         redelivering = asyncio.create_task(Redelivery(database, state.downlink).run(), name="redelivery")
         stack.callback(redelivering.cancel)
         server = _api_server(app)
-        serving = asyncio.create_task(server.serve([*listeners] or [listen(settings.host, settings.api_port)]), name="api")
+        sockets = [*listeners] or [listen(settings.host, settings.api_port)]
+        settings.api_address_file.write_text(f"http://{settings.host}:{sockets[0].getsockname()[1]}\n")
+        serving = asyncio.create_task(server.serve(sockets), name="api")
         await _until_stopped(serving, stop, end=partial(setattr, server, "should_exit", True))
 
 
@@ -196,6 +202,7 @@ async def run_ingest(settings: Settings, _listeners: Sequence[socket.socket]) ->
     from cloud.ingest.answering import Answering
     from cloud.ingest.trail import Trail
     from cloud.ingest.worker import serve
+    from cloud.rollouts.answers import answers as firmware_answers
 
     stand_back(5)  # behind the front door, which devices wait for, and charts, which people wait for
     stop = stop_on_signal()
@@ -208,7 +215,7 @@ async def run_ingest(settings: Settings, _listeners: Sequence[socket.socket]) ->
         await serve_health(bus, "ingest", metrics, partial(_check_event, ready))
         trail = Trail(settings.run_dir / "ingest-0.trail")
         stack.callback(trail.close)
-        respond = Answering(Vault.from_file(settings.secret_key_file), ANSWERS)
+        respond = Answering(Vault.from_file(settings.secret_key_file), {**ANSWERS, **firmware_answers(settings.base_url)})
         serving = serve(
             bus=bus,
             database=database,
@@ -271,6 +278,9 @@ def build_api(
     changes: object,
     history: object,
     checks: Mapping[str, Check],
+    depot: object = None,
+    base_url: Callable[[], str] = str,
+    firmware_bytes: int = 1 << 20,
 ) -> "FastAPI":
     """The API over these parts; routes find them on `app.state`."""
     from fastapi import FastAPI
@@ -283,6 +293,7 @@ def build_api(
     from cloud.ingest import account
     from cloud.ingest import api as ingest
     from cloud.products import api as products
+    from cloud.rollouts import api as firmware
     from cloud.telemetry import api as telemetry
     from cloud.tenancy.service import KnownKeys
 
@@ -297,13 +308,15 @@ def build_api(
     state.downlink, state.sessions, state.changes, state.history = downlink, sessions, changes, history
     state.checks, state.other_roles = checks, ("access", "ingest")
     state.known_keys = KnownKeys()
-    problems.install(app)
+    state.depot, state.base_url, state.firmware_bytes = depot, base_url, firmware_bytes
+    problems.install(app, larger={"/v1/firmware": firmware_bytes})
     for router in (
         foundation.router,
         products.router,
         devices.router,
         commands.router,
         shadow.router,
+        firmware.router,
         telemetry.router,
         ingest.router,
         account.router,

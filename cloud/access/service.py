@@ -52,9 +52,9 @@ class AccessDownlink:
         answer = await self._bus.request(DELIVER_SUBJECT, encode_downlink(message), timeout_s=DELIVER_TIMEOUT_S)
         return _decode_delivered(answer).delivered
 
-    async def deliver_shadow(self, target: tuple[str, str], payload: bytes) -> bool:
-        """The same for a shadow that an application changed."""
-        message = Downlink(*target, str(Topic(Kind.SHADOW_GET, *target)), payload)
+    async def deliver_message(self, target: tuple[str, str], topic: str, payload: bytes, qos: int = 0) -> bool:
+        """The same for any other message."""
+        message = Downlink(*target, topic, payload, qos)
         answer = await self._bus.request(DELIVER_SUBJECT, encode_downlink(message), timeout_s=DELIVER_TIMEOUT_S)
         return _decode_delivered(answer).delivered
 

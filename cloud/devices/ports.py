@@ -15,8 +15,8 @@ class Downlink(Protocol):
         """
         ...
 
-    async def deliver_shadow(self, target: tuple[str, str], payload: bytes) -> bool:
-        """Hand a shadow to the session of `target`. False: there is no such session. Raises TryAgain."""
+    async def deliver_message(self, target: tuple[str, str], topic: str, payload: bytes, qos: int = 0) -> bool:
+        """Hand any other message to the session of `target`. False: there is no such session. Raises TryAgain."""
         ...
 
 

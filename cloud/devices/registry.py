@@ -17,7 +17,7 @@ from cloud.devices.model import (
 )
 from cloud.devices.tables import DeviceRow, PresenceRow, ReportedRow, SiteRow
 from cloud.foundation.clock import now_ms
-from cloud.foundation.db import UnitOfWork, is_duplicate
+from cloud.foundation.db import KEYS_A_STATEMENT, UnitOfWork, is_duplicate
 from cloud.foundation.problems import Problem
 from cloud.foundation.vault import Vault
 from cloud.products.model import GATEWAY
@@ -145,6 +145,16 @@ def reported(work: UnitOfWork, device_id: int) -> dict[str, tuple[Any, int]]:
     """The reported shadow of a device found in the same unit of work: `{identifier: (value, event time in ms)}`."""
     rows = work.session.scalars(select(ReportedRow).where(ReportedRow.device_id == device_id).order_by(ReportedRow.identifier))
     return {row.identifier: (msgspec.json.decode(row.value), row.time_ms) for row in rows}
+
+
+def device_ids(work: UnitOfWork, product_key: str, device_names: Sequence[str]) -> dict[str, int]:
+    """The ids of those devices of a product that exist, by name and in this order."""
+    found: dict[str, int] = {}
+    for start in range(0, len(device_names), KEYS_A_STATEMENT):
+        chunk = device_names[start : start + KEYS_A_STATEMENT]
+        query = select(DeviceRow.device_name, DeviceRow.id).where(DeviceRow.product_key == product_key, DeviceRow.device_name.in_(chunk))
+        found |= {row.device_name: row.id for row in work.session.execute(query)}
+    return {name: found[name] for name in device_names if name in found}
 
 
 def rename(work: UnitOfWork, product_key: str, device_name: str, nickname: str | None) -> None:

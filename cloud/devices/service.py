@@ -60,6 +60,16 @@ def device_facts(database: Database, keys: Sequence[DeviceKey]) -> dict[DeviceKe
         return {(row.product_key, row.device_name): DeviceFacts(*_identity(row), gateways.get(row.id, 0)) for row in rows}
 
 
+def device_keys(session: Session, device_ids: Sequence[int]) -> dict[int, DeviceKey]:
+    """(product key, device name) by id, of those that exist."""
+    found: dict[int, DeviceKey] = {}
+    for start in range(0, len(device_ids), KEYS_A_STATEMENT):
+        chunk = device_ids[start : start + KEYS_A_STATEMENT]
+        rows = session.execute(select(DeviceRow.id, DeviceRow.product_key, DeviceRow.device_name).where(DeviceRow.id.in_(chunk)))
+        found |= {row.id: (row.product_key, row.device_name) for row in rows}
+    return found
+
+
 def gateways_of(session: Session, device_ids: Sequence[int]) -> dict[int, int]:
     """The gateways in whose topology these devices are, by the device's id."""
     found: dict[int, int] = {}

@@ -24,6 +24,7 @@ from cloud.tenancy.api import Caller
 from cloud.tenancy.model import Principal
 from protocols.alink.deviceinfo import LONGEST_KEY, LONGEST_VALUE
 from protocols.alink.shadow import MOST_ATTRIBUTES, shadow_content
+from protocols.alink.topics import Kind, Topic
 from protocols.errors import Reason, Refused, TryAgain
 
 router = APIRouter(prefix="/v1/devices/{product_key}/{device_name}", tags=["shadow"])
@@ -182,7 +183,8 @@ async def _tell(request: Request, device: Device, shadow: Shadow, order: Order |
             await downlink.deliver_command(order)
         elif shadow.spoken:
             payload = shadow_content(document_of(shadow), now_ms(), method="control")
-            await downlink.deliver_shadow((device.product_key, device.device_name), payload)
+            key = (device.product_key, device.device_name)
+            await downlink.deliver_message(key, str(Topic(Kind.SHADOW_GET, *key)), payload)
     except TryAgain as error:
         get_logger().warning("shadow.not_told", device=f"{device.product_key}/{device.device_name}", error=str(error))
 

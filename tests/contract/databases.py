@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cloud.artefacts.tables
 import cloud.devices.tables
 import cloud.foundation.audit
 import cloud.ingest.tables
 import cloud.products.tables
+import cloud.rollouts.tables
 import cloud.tenancy.tables  # noqa: F401 - the schema is that of every slice
 from cloud.foundation.db import Database
 

@@ -13,7 +13,7 @@ class FakeDownlink:
     takes: bool = True
     error: TryAgain | None = None
     sent: list[Order] = field(default_factory=list)
-    shadows: list[tuple[tuple[str, str], bytes]] = field(default_factory=list)
+    messages: list[tuple[tuple[str, str], str, bytes]] = field(default_factory=list)
 
     async def deliver_command(self, order: Order) -> bool:
         if self.error is not None:
@@ -21,10 +21,10 @@ class FakeDownlink:
         self.sent.append(order)
         return self.takes
 
-    async def deliver_shadow(self, target: tuple[str, str], payload: bytes) -> bool:
+    async def deliver_message(self, target: tuple[str, str], topic: str, payload: bytes, qos: int = 0) -> bool:
         if self.error is not None:
             raise self.error
-        self.shadows.append((target, payload))
+        self.messages.append((target, topic, payload))
         return self.takes
 
 

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import update
 
 from cloud.app import build_api
+from cloud.artefacts.service import Depot
 from cloud.devices.delivery import Redelivery
 from cloud.devices.model import CommandReply, PresenceChange
 from cloud.devices.service import apply_presence, apply_reported, complete_commands, device_facts
@@ -121,6 +122,9 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
             sessions=sessions,
             changes=changes,
             history=History(store),
+            depot=Depot(tmp_path / "artefacts"),
+            base_url=lambda: "http://device.test",
+            firmware_bytes=1 << 20,
             checks={"access": ask_role(bus, "access")},
         )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -390,8 +394,8 @@ async def test_one_scrape_holds_the_metrics_of_every_role_that_answers(rig: Rig)
 
 
 # What another tenant and nobody get of each operation, told apart by operation id: a route that is not here fails the test.
-PUBLIC = {"get_health", "get_readiness", "get_metrics"}
-LISTS_OWN = {"list_products", "list_quarantine", "count_quarantine"}
+PUBLIC = {"get_health", "get_readiness", "get_metrics", "download_firmware"}
+LISTS_OWN = {"list_firmware", "list_products", "list_quarantine", "count_quarantine"}
 MAKES_OWN = {"create_product"}
 OF_A_RESOURCE: dict[str, object] = {
     "get_product": None,
@@ -416,6 +420,12 @@ OF_A_RESOURCE: dict[str, object] = {
     "get_tags": None,
     "change_tags": {"tags": {"a": "b"}},
     "list_device_log": None,
+    "get_firmware": None,
+    "delete_firmware": None,
+    "offer_firmware": {"device_names": ["stove-1"]},
+    "list_firmware_offers": None,
+    "cancel_firmware_offer": None,
+    "get_device_modules": None,
     "get_latest": None,
     "get_history": None,
     "get_gateway_account": None,
