@@ -10,7 +10,16 @@ import msgspec
 from sqlalchemy import Row, Table, and_, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from cloud.devices.model import CommandReply, CommandState, Credentials, DeviceFacts, PresenceChange, secret_context
+from cloud.devices.identity import identities
+from cloud.devices.model import (
+    ONLY_ITS_SECRET,
+    CommandReply,
+    CommandState,
+    Credentials,
+    DeviceFacts,
+    PresenceChange,
+    secret_context,
+)
 from cloud.devices.tables import CommandRow, DeviceRow, PresenceRow, ReportedRow
 from cloud.foundation.db import KEYS_A_STATEMENT, Database, upsert
 from cloud.foundation.vault import Vault
@@ -28,12 +37,15 @@ _presence: Table = PresenceRow.__table__  # type: ignore[assignment]
 def credentials_for(database: Database, vault: Vault, keys: Sequence[DeviceKey]) -> dict[DeviceKey, Credentials]:
     """The credentials of the devices that exist. Raises DatabaseAway, Broken (a secret that does not open)."""
     with database.system_reading() as work:
+        rows = list(_device_rows(work.session, keys))
+        more = identities(work.session, vault, {row.id: (row.product_key, row.device_name) for row in rows})
         return {
             (row.product_key, row.device_name): Credentials(
                 *_identity(row),
                 secret=vault.open(row.sealed_secret, secret_context(row.product_key, row.device_name)),
+                identity=more.get(row.id, ONLY_ITS_SECRET),
             )
-            for row in _device_rows(work.session, keys)
+            for row in rows
         }
 
 
