@@ -30,7 +30,9 @@ class Trust:
 
     def replace(self, authorities: Sequence[TrustedAuthority]) -> list[str]:
         """From now on these; the PEM of those that were not there before."""
-        parsed = {one.fingerprint: self._parsed.get(one.fingerprint) or x509.load_pem_x509_certificate(one.pem.encode()) for one in authorities}
+        parsed = {
+            one.fingerprint: self._parsed.get(one.fingerprint) or x509.load_pem_x509_certificate(one.pem.encode()) for one in authorities
+        }
         fresh = [one.pem for one in authorities if one.fingerprint not in self._parsed]
         held: dict[int, list[TrustedAuthority]] = {}
         for one in authorities:
@@ -52,7 +54,9 @@ class Trust:
                 continue
             return fingerprint
         who = certificate.issuer.rfc4514_string()[:MOST_NAME]
-        raise _bad(f"its certificate was issued by {who!r}, which is none of your authorities in force: add it, or issue the certificate anew")
+        raise _bad(
+            f"its certificate was issued by {who!r}, which is none of your authorities in force: add it, or issue the certificate anew"
+        )
 
 
 def named_by(certificate: bytes, connect: Connect) -> Connect:

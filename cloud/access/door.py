@@ -6,17 +6,23 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from cloud.access.admission import Denied, Verdict
+from cloud.access.certificates import Trust, named_by
 from cloud.access.gate import FrameGate
 from cloud.access.group import GroupCommit, Owner
 from cloud.access.model import Downlink
+from cloud.access.proof import standing
 from cloud.access.refusals import Client, RefusalLedger, claimed
+from cloud.access.slowed import Slowed
 from cloud.access.topics import may_listen
 from cloud.devices.model import Credentials
 from cloud.foundation.clock import now_ms
+from protocols.alink.registration import Grant
 from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Connect
 from protocols.mqtt.events import Event
 from protocols.mqtt.lobby import Bounds, Lobby, no_room
+from protocols.mqtt.pace import Pace
+from protocols.mqtt.packets import ConnectCode
 from protocols.mqtt.session import ServerSession
 from protocols.mqtt.throttle import Throttle
 
@@ -28,6 +34,7 @@ class Attendee(Owner, Protocol):
 
     session: ServerSession
     address: str
+    certificate: bytes | None
     credentials: Credentials | None
     fingerprint: int
     noted: bool
@@ -36,11 +43,7 @@ class Attendee(Owner, Protocol):
     def flush(self) -> None: ...
     def tick(self, now: float) -> None: ...
     def open(self, credentials: Credentials, epoch: int) -> None: ...
-
-
-def fingerprint(credentials: Credentials) -> int:
-    """Changes when a session has to end: another secret or another site. Only comparable within this process."""
-    return hash((credentials.device_id, credentials.secret, credentials.site_id, credentials.tenant_id))
+    def hand_over(self, grant: Grant) -> None: ...
 
 
 class FrontDoor:
@@ -57,8 +60,11 @@ class FrontDoor:
         self.refusals = RefusalLedger()
         self.refused_first = asyncio.Event()
         self.accepted = 0
+        self.registered = 0
+        self.trust = Trust()
         self.undelivered = 0
         self._throttle = Throttle()
+        self._pace, self._slowed = Pace(), Slowed[tuple[Attendee, Credentials]]()
         self._epoch = 0
 
     def next_epoch(self) -> int:
@@ -74,6 +80,8 @@ class FrontDoor:
     def asked(self, connection: Attendee, connect: Connect) -> None:
         """A CONNECT came."""
         self.lobby.asked(connection)
+        if connection.certificate is not None:
+            connect = named_by(connection.certificate, connect)
         self.ask(connection, connect, self._throttle.suspected(_host(connection.address), time.monotonic()))
 
     def decided(self, connection: Attendee, connect: Connect, verdict: Verdict) -> None:
@@ -82,7 +90,33 @@ class FrontDoor:
             return  # it went away meanwhile
         if isinstance(verdict, Denied):
             self._deny(connection, connect, verdict)
-            return
+        elif isinstance(verdict, Grant):
+            self.lobby.admitted(connection)
+            self.registered += 1
+            connection.hand_over(verdict)
+        else:
+            now = time.monotonic()
+            key = (verdict.product_key, verdict.device_name)
+            if wait_s := self._pace.came(key, now):
+                self._let_wait(connection, verdict, now + wait_s)
+            else:
+                self._turn_away(self._slowed.overtaken(key))
+                self._let_in(connection, verdict)
+
+    def _let_wait(self, connection: Attendee, credentials: Credentials, due: float) -> None:
+        """Let a device in later that connects again and again, and tell its owner; of its connections only the newest waits."""
+        detail = "it connects again and again: two devices may have its identity, or its firmware does not wait before it reconnects"
+        client = Client(connection.address, credentials.product_key, credentials.device_name, tenant_id=credentials.tenant_id)
+        self.refuse(client, Refused(Reason.TOO_MANY_CONNECTS, detail))
+        key = (credentials.product_key, credentials.device_name)
+        self._turn_away(self._slowed.wait(key, (connection, credentials), due))
+
+    def _turn_away(self, waiting: tuple[Attendee, Credentials] | None) -> None:
+        if waiting is not None and waiting[0].session.holding:
+            waiting[0].session.refuse(ConnectCode.UNAVAILABLE, "a newer connection of the same device has come")
+            waiting[0].flush()
+
+    def _let_in(self, connection: Attendee, verdict: Credentials) -> None:
         key = (verdict.product_key, verdict.device_name)
         if (older := self.sessions.get(key)) is not None:
             older.handle(older.session.takeover())
@@ -158,15 +192,24 @@ class FrontDoor:
         return [key for key in self.sessions if key[0] == product_key]
 
     def recheck(self, key: Key, credentials: Credentials | None) -> None:
-        """End the session of a device that is gone, disabled, or known otherwise than when it connected."""
+        """End the session of a device that is gone, disabled, or whose proof does not stand any more."""
         connection = self.sessions.get(key)
         if connection is None:
             return
-        if credentials is None or not credentials.enabled or fingerprint(credentials) != connection.fingerprint:
+        now, held = now_ms(), connection.credentials
+        until_ms = None if held is None else held.proof_until_ms
+        if (
+            credentials is None
+            or connection.fingerprint not in standing(credentials, self.trust.of(credentials.tenant_id, now), now)
+            or (until_ms is not None and now >= until_ms)
+        ):
             connection.handle(connection.session.close())
 
     async def sweep(self, now: float) -> None:
-        """Close who is silent for too long; yields to others now and then."""
+        """Close who is silent for too long, let in who has waited long enough; yields to others now and then."""
+        for waiting, credentials in self._slowed.due(now):
+            if waiting.session.holding:
+                self._let_in(waiting, credentials)
         for n, connection in enumerate(tuple(self.connections), 1):
             connection.tick(now)
             if n % 200 == 0:

@@ -6,13 +6,15 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
-from cloud.access.door import FrontDoor, client_of, fingerprint
+from cloud.access.door import FrontDoor, client_of
 from cloud.access.model import Kind, PresenceNote, SessionRow, session_key
+from cloud.access.proof import fingerprint
 from cloud.access.topics import check_frames, uplink_lane
-from cloud.devices.model import Credentials
+from cloud.devices.model import ONLY_ITS_SECRET, Credentials
 from cloud.foundation.clock import now_ms
+from protocols.alink.registration import Grant
 from protocols.edgelink.lanes import Lane
-from protocols.errors import Refused
+from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Decoder, PublishRun, Will, encode_publish
 from protocols.mqtt.events import ConnectRequested, Disconnected, Event, Published
 from protocols.mqtt.offence import SAMPLE
@@ -25,6 +27,7 @@ WAITING_BYTES = 64 << 20  # of all connections: any of them that sends more is r
 REMEMBERED_TOPICS = 32
 LONGEST_KEEPALIVE_S = 1200
 GOODBYE_S = 5.0  # for a closing socket to take its last bytes
+REGISTERED_S = 10.0  # for a device that was handed its secret to disconnect by itself
 
 
 class Connection(asyncio.Protocol):
@@ -35,10 +38,12 @@ class Connection(asyncio.Protocol):
         "address",
         "broken",
         "bytes",
+        "certificate",
         "closing_since",
         "credentials",
         "door",
         "fingerprint",
+        "leave_by",
         "messages",
         "noted",
         "paused",
@@ -56,6 +61,7 @@ class Connection(asyncio.Protocol):
         self.row = b""
         self.messages = self.bytes = 0  # gathered and not yet on disk
         self.closing_since = 0.0
+        self.leave_by = 0.0  # a registration: no session of the device, and over by then
         self.paused = False
         self.broken = False
         self.noted = False  # the refusal that ends it is counted already
@@ -66,6 +72,8 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
         peer = transport.get_extra_info("peername") or ("gone", 0)
         self.address = f"{peer[0]}:{peer[1]}"
+        tls = transport.get_extra_info("ssl_object")
+        self.certificate: bytes | None = None if tls is None else tls.getpeercert(binary_form=True)
         self.door.entered(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -119,13 +127,16 @@ class Connection(asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         self.handle(self.session.tick(now, self.paused, 0 if self.writing else self.transport.get_write_buffer_size()))
+        if self.leave_by and now > self.leave_by:
+            self.handle(self.session.close())
         if self.closing_since and now > self.closing_since + GOODBYE_S:
             self.transport.abort()
 
     def open(self, credentials: Credentials, epoch: int) -> None:
         """The CONNECT was right."""
         self.fingerprint = fingerprint(credentials)
-        self.credentials = credentials = replace(credentials, secret=b"")  # it has served its purpose
+        self.credentials = credentials = replace(credentials, secret=b"", identity=ONLY_ITS_SECRET)  # they have served their purpose
+        self.certificate = None
         self.row = session_key(
             SessionRow(credentials.tenant_id, credentials.device_id, credentials.product_key, credentials.device_name, epoch)
         )
@@ -139,10 +150,20 @@ class Connection(asyncio.Protocol):
             )
         )
 
+    def hand_over(self, grant: Grant) -> None:
+        """The CONNECT asked for a secret: push it, subscribed or not. No session of the device begins; it may publish nothing."""
+        self.leave_by = time.monotonic() + REGISTERED_S
+        events = self.session.accept(receive_maximum=1, allow_filter=lambda text: text == grant.topic)
+        self.session.deliver(grant.topic, grant.to_bytes())
+        self.handle(events)
+
     def _published(self, run: PublishRun) -> None:
         if self.broken:
             return None  # what came behind the refused publish of a closed session is not looked at
-        assert self.credentials is not None
+        if self.credentials is None:
+            return self._refuse(
+                run, Refused(Reason.NOT_AUTHORISED, "a device that registers may publish nothing: connect with what it was given")
+            )
         try:
             lane = self._lanes[run.topic]
         except KeyError:
@@ -178,7 +199,8 @@ class Connection(asyncio.Protocol):
             self.door.gate.acknowledge_in_turn(self, self.session.refusing(run, refused))
 
     def _ended(self, event: Disconnected) -> None:
-        assert self.credentials is not None
+        if self.credentials is None:
+            return  # it registered
         self.door.left(self, (self.credentials.product_key, self.credentials.device_name))
         if event.will is not None:
             self._publish_will(event.will)

@@ -5,6 +5,7 @@ retired cannot be taken out of a context, so who comes with its certificates is 
 """
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import Callable
@@ -24,7 +25,8 @@ HANDSHAKES: Final = 4_000
 """At once; beyond them new clients wait in the kernel's line."""
 RENEW_S: Final = 3_600.0
 NO_FILES_S: Final = 1.0
-"""After an accept that failed for want of file descriptors."""
+"""After an accept that failed for want of file descriptors or memory."""
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,12 @@ async def take(door: FrontDoor, tls: Tls) -> None:
             await room.acquire()
             try:
                 sock, peer = await loop.sock_accept(tls.listener)
-            except OSError as error:  # no file descriptor left, or a client that has gone again
+            except OSError as error:
                 room.release()
-                get_logger().warning("access.accept_failed", error=str(error))
-                await asyncio.sleep(NO_FILES_S)
-                continue
+                if error.errno in _EXHAUSTED:
+                    get_logger().warning("access.accept_failed", error=str(error))
+                    await asyncio.sleep(NO_FILES_S)
+                continue  # else a client that has gone again
             shaking = tasks.create_task(_shake_hands(door, tls.context, sock, peer), name="access.handshake")
             shaking.add_done_callback(lambda _: room.release())
 

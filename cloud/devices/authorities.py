@@ -36,7 +36,7 @@ class Authority:
 
 
 def add_authority(work: UnitOfWork, pem: str) -> Authority:
-    """Trust an authority from now on, also one that was retired. Raises Refused (what is wrong with it), Problem 409 (too many, another's)."""
+    """Trust an authority from now on, also one that was retired. Raises Refused (what is wrong), Problem 409 (too many, another's)."""
     certificate = read_authority(pem)
     fingerprint, subject = certificate.fingerprint(hashes.SHA256()).hex(), certificate.subject.rfc4514_string()
     valid = select(func.count()).select_from(TenantAuthorityRow).where(TenantAuthorityRow.retired_ms.is_(None))
@@ -62,7 +62,7 @@ def add_authority(work: UnitOfWork, pem: str) -> Authority:
     except IntegrityError as error:
         if not is_duplicate(error):
             raise
-        detail = f"There is an authority of the name {subject} already, of yours or of another tenant; give the new one a subject of its own."
+        detail = f"There is an authority of the name {subject} already, yours or another tenant's; give the new one a subject of its own."
         raise Problem(409, "authority-exists", detail) from error
     return _view(row)
 

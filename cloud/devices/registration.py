@@ -5,12 +5,13 @@ for ten minutes, unless it has connected meanwhile: then whoever asks is told th
 """
 
 import secrets
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from cloud.devices.identity import RegistrationState
+from cloud.devices.identity import RegistrationState, confirm_devices
 from cloud.devices.model import Accepts, check_device_name, secret_context, token_context
 from cloud.devices.tables import DeviceIdentityRow, DeviceRow, PresenceRow
 from cloud.foundation.clock import now_ms
@@ -131,3 +132,18 @@ def _enter(work: UnitOfWork, vault: Vault, claim: Claim, proof: ProductProof, no
 def _again(error: IntegrityError) -> Exception:
     """Two requests of one device at once (PostgreSQL): the one that lost finds the other's device when it asks again."""
     return DatabaseAway("the device registered at the same moment over another connection") if is_duplicate(error) else error
+
+
+class DeviceRegistrar:
+    """`cloud.access.ports.Registrar` on the database."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database, self._vault = database, vault
+
+    def register(self, claim: Claim) -> Grant:
+        """Raises RegistrationRefused, DatabaseAway."""
+        return register(self._database, self._vault, claim)
+
+    def confirm(self, device_ids: Sequence[int]) -> None:
+        """Raises DatabaseAway."""
+        confirm_devices(self._database, device_ids)

@@ -41,7 +41,7 @@ def create_device(work: UnitOfWork, vault: Vault, product_key: str, device_name:
     device = DeviceRow(
         product_key=product_key,
         device_name=device_name,
-        site_id=None if site is None else _site_id(work, site),
+        site_id=None if site is None else site_id(work, site),
         sealed_secret=vault.seal(secret.encode(), secret_context(product_key, device_name)),
         enabled=True,
         created_ms=now_ms(),
@@ -57,7 +57,8 @@ def create_device(work: UnitOfWork, vault: Vault, product_key: str, device_name:
     return secret
 
 
-def _site_id(work: UnitOfWork, name: str) -> int:
+def site_id(work: UnitOfWork, name: str) -> int:
+    """The id of a site, which is made when it is new."""
     found = select(SiteRow.id).where(SiteRow.name == name)
     known = work.session.scalar(found)
     if known is not None:

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from cloud.devices import registry
-from cloud.devices.model import ACCESS_LEASE, LEASE_MS, REGISTRY_CHANGED, RegistryChange, Undelivered
+from cloud.devices.model import ACCESS_LEASE, AUTHORITIES_CHANGED, LEASE_MS, REGISTRY_CHANGED, RegistryChange, Undelivered
 from cloud.devices.ports import Downlink
 from cloud.foundation.bus import Bus, BusAway
 from cloud.foundation.clock import now_ms
@@ -45,6 +45,12 @@ class RegistryEvents:
             await self._bus.publish(REGISTRY_CHANGED, msgspec.json.encode(RegistryChange(product_key, device_name)))
         except BusAway as error:
             get_logger().warning("registry.event_lost", product_key=product_key, device_name=device_name, error=str(error))
+
+    async def authorities_changed(self) -> None:
+        try:
+            await self._bus.publish(AUTHORITIES_CHANGED, b"")
+        except BusAway as error:
+            get_logger().warning("registry.event_lost", what="authorities", error=str(error))
 
 
 HAND_OVER_S: Final = 2.0

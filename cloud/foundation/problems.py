@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -51,36 +52,40 @@ def not_found(what: str) -> Problem:
 
 
 class BodyLimit:
-    """ASGI middleware: a request body is at most `limit` bytes, however it is sent; otherwise 413."""
+    """ASGI middleware: a request body is at most `limit` bytes, however it is sent; otherwise 413.
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app, self._limit = app, limit
+    `larger` names the ends of paths that take more.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, larger: Mapping[str, int] = MappingProxyType({})) -> None:
+        self._app, self._limit, self._larger = app, limit, dict(larger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > self._limit:
-            return await self._problem().response()(scope, receive, send)
-        left = self._limit
+        limit = next((most for end, most in self._larger.items() if scope["path"].endswith(end)), self._limit)
+        if not declared.isdigit() or int(declared) > limit:
+            return await self._problem(limit).response()(scope, receive, send)
+        left = limit
 
         async def bounded() -> Message:
             nonlocal left
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise self._problem()
+                raise self._problem(limit)
             return message
 
         return await self._app(scope, bounded, send)
 
-    def _problem(self) -> Problem:
-        return Problem(413, "body-too-large", f"Send at most {self._limit} bytes in one request.")
+    def _problem(self, limit: int) -> Problem:
+        return Problem(413, "body-too-large", f"Send at most {limit} bytes in one request.")
 
 
-def install(app: FastAPI) -> None:
-    """Answer every kind of error with a problem, and bound what a request may send."""
-    app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
+def install(app: FastAPI, larger: Mapping[str, int] = MappingProxyType({})) -> None:
+    """Answer every kind of error with a problem, and bound what a request may send; `larger`: ends of paths that take more bytes."""
+    app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES, larger=larger)
 
     @app.exception_handler(Problem)
     def _problem(_request: Request, error: Problem) -> JSONResponse:

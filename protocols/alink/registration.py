@@ -130,9 +130,7 @@ def claim_of_connect(client_id: str, username: str | None, password: bytes | Non
         product_key, device_name = parse_username(username)
     except Refused as refused:
         raise _malformed(str(refused)) from refused
-    claim = Claim(
-        product_key, device_name, parsed.options.get("random", ""), password or b"", parsed.sign_method, asked is AuthType.REGNWL
-    )
+    claim = Claim(product_key, device_name, parsed.options.get("random", ""), password or b"", parsed.sign_method, asked is AuthType.REGNWL)
     return _checked(claim)
 
 
