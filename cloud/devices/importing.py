@@ -72,8 +72,8 @@ class Result:
     device_secret: str | None = None
 
 
-def read_rows(text: str) -> list[NewRow]:
-    """The rows of a CSV text with a header. Raises Refused when the text as a whole cannot be taken."""
+def read_rows(text: str, most: int = MOST_ROWS) -> list[NewRow]:
+    """The rows of a CSV text with a header, at most so many. Raises Refused when the text as a whole cannot be taken."""
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -86,8 +86,8 @@ def read_rows(text: str) -> list[NewRow]:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
-            if len(rows) == MOST_ROWS:
-                raise Refused(Reason.TOO_MANY, f"send at most {MOST_ROWS:,} rows at once")
+            if len(rows) == most:
+                raise Refused(Reason.TOO_MANY, f"send at most {most:,} rows at once")
             given = dict(zip(header, (cell.strip() for cell in cells), strict=False)) if len(cells) == len(header) else {}
             rows.append(NewRow(len(rows) + 1, given.get("device_name", ""), given.get("device_secret", ""), given.get("site", "")))
     except csv.Error as error:
@@ -121,6 +121,8 @@ def _check(row: NewRow, names: set[str]) -> Result | None:
     def wrong(fault: Fault, detail: str) -> Result:
         return Result(row.row, row.device_name, Outcome.ERROR, fault, detail)
 
+    if not row.device_name:
+        return wrong(Fault.BAD_NAME, "the row names no device, or has another number of cells than the header")
     try:
         check_device_name(row.device_name)
     except Refused as refused:
