@@ -125,8 +125,12 @@ class Admission(Generic[Asker]):
         self._asked = asyncio.Event()
 
     def ask(self, asker: Asker, connect: Connect, suspect: bool = False, certificate: bytes | None = None) -> None:
-        """Put a CONNECT in line; `suspect`: it comes from where much has failed."""
-        (self._suspects if suspect else self._line).append(Request(asker, connect, certificate))
+        """Put a CONNECT in line; `suspect`: it comes from where much has failed.
+
+        Who registers costs a write, and comes after others too.
+        """
+        later = suspect or auth_type(parse_client_id(connect.client_id)) in (AuthType.REGISTER, AuthType.REGNWL)
+        (self._suspects if later else self._line).append(Request(asker, connect, certificate))
         self._asked.set()
 
     async def run(self) -> None:

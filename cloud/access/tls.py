@@ -64,9 +64,15 @@ class Authorities:
             fresh = [pem for pem in self._trust.replace(found) if pem not in self._loaded]
             if self._context is not None:
                 for pem in fresh:
-                    self._context.load_verify_locations(cadata=pem)
-                    self._loaded.add(pem)
+                    self._load(self._context, pem)
             return True
+
+    def _load(self, context: ssl.SSLContext, pem: str) -> None:
+        self._loaded.add(pem)
+        try:
+            context.load_verify_locations(cadata=pem)
+        except (ssl.SSLError, ValueError) as error:  # cryptography has read it; one that OpenSSL does not must not end the door
+            get_logger().error("access.authority_not_loaded", error=str(error), pem=pem)
 
 
 async def take(door: FrontDoor, tls: Tls) -> None:
@@ -97,6 +103,8 @@ async def _shake_hands(door: FrontDoor, context: ssl.SSLContext, sock: socket.so
         door.refuse(Client(f"{peer[0]}:{peer[1]}"), refused_in_handshake(error.verify_code, error.verify_message))
     except OSError:  # plain MQTT, a scanner, a client that does not trust us: it hears so from TLS
         return
+    except Exception as error:  # noqa: BLE001 - one connection must not end the door
+        get_logger().error("access.handshake_failed", error=str(error), exc_info=error)
 
 
 async def keep_renewed(tls: Tls) -> None:

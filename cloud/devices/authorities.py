@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
@@ -50,7 +50,7 @@ def add_authority(work: UnitOfWork, pem: str) -> Authority:
     row = TenantAuthorityRow(
         fingerprint=fingerprint,
         subject=subject,
-        pem=pem,
+        pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
         from_ms=_ms(certificate.not_valid_before_utc.timestamp()),
         to_ms=_ms(certificate.not_valid_after_utc.timestamp()),
         added_ms=now_ms(),

@@ -129,8 +129,8 @@ def _check(row: NewRow, names: set[str]) -> Result | None:
         return wrong(Fault.BAD_NAME, str(refused))
     if row.device_secret and not _SECRET.fullmatch(row.device_secret):
         return wrong(Fault.BAD_SECRET, "device_secret must have 16 to 64 printable ASCII characters without spaces, or be empty")
-    if len(row.site) > 128:
-        return wrong(Fault.BAD_SITE, "site must have at most 128 characters")
+    if len(row.site) > 128 or not row.site.isprintable():
+        return wrong(Fault.BAD_SITE, "site must have at most 128 printable characters")
     if row.device_name in names:
         return wrong(Fault.TWICE, "the file names this device more than once: keep one row")
     names.add(row.device_name)

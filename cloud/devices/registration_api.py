@@ -16,8 +16,8 @@ from cloud.foundation.logs import get_logger
 from cloud.foundation.metrics import Metrics
 from cloud.foundation.vault import Vault
 from protocols.alink.codes import Code
-from protocols.alink.registration import MOST_FIELD, RegistrationRefused, bootstrap_answer, claim_of_form, refusal
-from protocols.errors import TryAgain
+from protocols.alink.registration import MOST_FIELD, Claim, Grant, RegistrationRefused, bootstrap_answer, claim_of_form, refusal
+from protocols.errors import Reason, TryAgain
 from protocols.mqtt.throttle import Throttle
 
 router = APIRouter(tags=["for devices"])
@@ -26,6 +26,10 @@ MOST_FORM: Final = 4_096
 """Bytes of a form; a longer one is refused unread."""
 MOST_WAITING: Final = 200
 """Slowed answers at once; beyond them who has failed often is told to come again later at once (code 429)."""
+AT_ONCE: Final = 4
+"""Forms that are looked at: the API's own requests need the database too."""
+MOST_IN_LINE: Final = 500
+"""Forms that wait for that; a further one is answered 429."""
 
 
 class Doorkeeper:
@@ -33,7 +37,20 @@ class Doorkeeper:
 
     def __init__(self) -> None:
         self._throttle = Throttle()
-        self._waiting = 0
+        self._waiting = self._in_line = 0
+        self._room = asyncio.Semaphore(AT_ONCE)
+
+    async def register(self, database: Database, vault: Vault, claim: Claim) -> Grant:
+        """In its turn. Raises RegistrationRefused (429 when the line is full), DatabaseAway."""
+        if self._in_line >= MOST_IN_LINE:
+            message = f"{MOST_IN_LINE} devices wait to be registered: the device comes again by itself"
+            raise RegistrationRefused(Code.TOO_MANY_REQUESTS, Reason.QUOTA_EXCEEDED, message)
+        self._in_line += 1
+        try:
+            async with self._room:
+                return await asyncio.to_thread(register, database, vault, claim)
+        finally:
+            self._in_line -= 1
 
     async def refused(self, address: str, code: Code) -> Code:
         """A form from there was refused; wait as long as that costs. The code to answer with."""
@@ -80,7 +97,7 @@ async def register_device(request: Request) -> Response:
         metrics.counter("hearthline_registrations", "Forms of devices that register, by code.", ["code"]).labels(int(code)).inc()
 
     try:
-        grant = await asyncio.to_thread(register, database, vault, claim_of_form(fields))
+        grant = await keeper.register(database, vault, claim_of_form(fields))
     except RegistrationRefused as refused:
         who = {name: fields.get(name, "")[:MOST_FIELD] for name in ("productKey", "deviceName")}
         count(refused.code)

@@ -146,6 +146,8 @@ def claim_of_form(fields: Mapping[str, str]) -> Claim:
 def _checked(claim: Claim) -> Claim:
     if not claim.random or not claim.sign:
         raise _malformed("`random` or the signature is empty")
+    if not (claim.product_key + claim.device_name).isprintable():
+        raise _malformed("the product key or the device name holds control characters")
     if max(map(len, (claim.product_key, claim.device_name, claim.random, claim.sign, claim.method))) > MOST_FIELD:
         raise _malformed(f"a field is longer than {MOST_FIELD} characters")
     return claim

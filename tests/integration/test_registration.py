@@ -15,13 +15,13 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cloud.app import build_api
-from cloud.devices.registration_api import MOST_WAITING, Doorkeeper
+from cloud.devices.registration_api import MOST_IN_LINE, MOST_WAITING, Doorkeeper
 from cloud.foundation.db import Database
 from cloud.foundation.metrics import Metrics
 from cloud.foundation.vault import Vault
 from protocols.alink.codes import Code
 from protocols.alink.credentials import Connection, sign, signature
-from protocols.alink.registration import Grant, ask, show_token, signed_text
+from protocols.alink.registration import Grant, RegistrationRefused, ask, claim_of_form, show_token, signed_text
 from protocols.errors import Reason
 from protocols.mqtt.codec import Connect, Disconnect, PingReq, PingResp, encode
 from protocols.mqtt.pace import BURST
@@ -195,6 +195,14 @@ async def test_a_database_that_is_away_is_told_as_500_and_a_guesser_waits(tmp_pa
         assert codes == [Code.TOO_MANY_REQUESTS] + [Code.SIGNATURE_WRONG] * FREE
         for task in waiting:
             task.cancel()
+        claim = claim_of_form(form)
+        line = [asyncio.create_task(keeper.register(database, app.state.vault, claim)) for _ in range(MOST_IN_LINE + 1)]
+        with pytest.raises(RegistrationRefused) as refused:
+            await line[-1]
+        assert refused.value.code is Code.TOO_MANY_REQUESTS
+        for registering in line:
+            registering.cancel()
+        await asyncio.gather(*line, return_exceptions=True)
 
 
 def test_bootstrap_tells_a_device_where_to_connect_to(cloud: Cloud, api: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -145,6 +146,24 @@ async def test_a_connection_that_registers_publishes_nothing_nor_does_its_will(r
     await rig.door.commit.settled()
     assert rig.door.refusals.totals["not_authorised"] == 3  # 3.1.1 is closed at the first
     assert POST.encode() not in b"".join(data for _, data in rig.stream.stored)
+
+
+async def test_who_registers_comes_after_devices_that_are_known() -> None:
+    proof = sign("pk", "fresh", b"s")
+    verdicts = await decide(Office(), asking(), Connect(proof.client_id, proof.username, proof.password))
+    assert [type(one) for one in verdicts] == [Credentials, Grant]
+
+
+@pytest.mark.parametrize(("until_ms", "closed"), [(None, False), (1, True), (1 << 50, False)])
+async def test_a_session_ends_when_what_it_rests_on_runs_out(rig: Rig, until_ms: int | None, closed: bool) -> None:
+    held = replace(credentials(), proof_until_ms=until_ms)
+    connection, transport = rig.connection()
+    connection.data_received(encode(CONNECT))
+    rig.door.decided(connection, CONNECT, held)
+    rig.door.recheck(("pk", "dn"), credentials())
+    assert transport.closed is closed
+    rig.door.recheck(("pk", "dn"), credentials(secret=b"rotated"))
+    assert transport.closed
 
 
 @pytest.mark.refusal(Reason.TOO_MANY_CONNECTS)

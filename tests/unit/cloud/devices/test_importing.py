@@ -55,6 +55,7 @@ def test_an_authority_is_taken_and_everything_else_is_named() -> None:
         (pem(maker.issue("dn")[0]), "CA:FALSE"),
         (maker.pem + key.decode(), "private key"),
         (maker.pem + maker.pem, "holds 2 certificates"),
+        (maker.pem.replace("BEGIN", "BEGIN TRUSTED"), "no certificate"),
         (Maker.new("Old CA", days=(-9, -1)).pem, "not valid now"),
         (Maker.new("Coming CA", days=(1, 9)).pem, "not valid now"),
         ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "no certificate"),

@@ -74,7 +74,12 @@ def test_a_form_makes_the_claim_that_a_connect_makes(product_key: str, device_na
 @pytest.mark.parametrize("missing", ["productKey", "deviceName", "random", "sign", "signMethod"])
 def test_a_form_that_lacks_a_field_is_answered_460(missing: str) -> None:
     form = {"productKey": "pk", "deviceName": "dn", "random": "1", "sign": "00", "signMethod": "hmacsha1"}
-    for broken in ({**form, missing: ""}, {name: value for name, value in form.items() if name != missing}, {**form, missing: "x" * 300}):
+    for broken in (
+        {**form, missing: ""},
+        {name: value for name, value in form.items() if name != missing},
+        {**form, missing: "x" * 300},
+        {**form, "deviceName": "a\0b"},
+    ):
         with pytest.raises(RegistrationRefused) as refused:
             claim_of_form(broken)
         assert refused.value.code is Code.BAD_PARAMS
