@@ -112,6 +112,7 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
                 "access": ask_role(bus, "access"),
                 "ingest": ask_role(bus, "ingest"),
             },
+            device_address=settings.device_address,
         )
         from cloud.console import pages
         from cloud.console.live import Live
@@ -141,7 +142,10 @@ def _influx(settings: Settings, ledger: "DuckDbStore") -> "TelemetryStore":
 
 async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> None:
     """The front door for devices."""
-    from cloud.access.worker import Tls, serve
+    from cloud.access.tls import Tls
+    from cloud.access.worker import serve
+    from cloud.devices.authorities import trusted_authorities
+    from cloud.devices.registration import DeviceRegistrar
     from cloud.devices.service import credentials_for, sub_devices_for, tenants_concerned
     from cloud.foundation.authority import Authority
     from protocols.mqtt.lobby import Bounds
@@ -169,6 +173,8 @@ async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> 
             credentials=partial(credentials_for, database, vault),
             sub_devices=partial(sub_devices_for, database, vault),
             tenants=partial(tenants_concerned, database),
+            registrar=DeviceRegistrar(database, vault),
+            authorities=partial(trusted_authorities, database),
             metrics=metrics,
             stream_bytes=settings.stream_bytes,
             bounds=Bounds(
@@ -281,18 +287,22 @@ def build_api(
     depot: object = None,
     base_url: Callable[[], str] = str,
     firmware_bytes: int = 1 << 20,
+    device_address: tuple[str, int] = ("localhost", 1883),
 ) -> "FastAPI":
-    """The API over these parts; routes find them on `app.state`."""
+    """The API over these parts; routes find them on `app.state`. `device_address` is what bootstrap tells devices."""
     from fastapi import FastAPI
 
     from cloud.devices import api as devices
     from cloud.devices import commands_api as commands
+    from cloud.devices import identity_api, import_api
+    from cloud.devices import registration_api as device_registration
     from cloud.devices import shadow_api as shadow
     from cloud.foundation import api as foundation
     from cloud.foundation import problems
     from cloud.ingest import account
     from cloud.ingest import api as ingest
     from cloud.products import api as products
+    from cloud.products import registration_api as product_registration
     from cloud.rollouts import api as firmware
     from cloud.telemetry import api as telemetry
     from cloud.tenancy.service import KnownKeys
@@ -308,8 +318,9 @@ def build_api(
     state.downlink, state.sessions, state.changes, state.history = downlink, sessions, changes, history
     state.checks, state.other_roles = checks, ("access", "ingest")
     state.known_keys = KnownKeys()
+    state.device_address, state.doorkeeper = device_address, device_registration.Doorkeeper()
     state.depot, state.base_url, state.firmware_bytes = depot, base_url, firmware_bytes
-    problems.install(app, larger={"/v1/firmware": firmware_bytes})
+    problems.install(app, larger={"/v1/firmware": firmware_bytes, import_api.PATH_END: import_api.MOST_BYTES})
     for router in (
         foundation.router,
         products.router,
@@ -321,6 +332,8 @@ def build_api(
         ingest.router,
         account.router,
     ):
+        app.include_router(router)
+    for router in (product_registration.router, identity_api.router, import_api.router, device_registration.router):
         app.include_router(router)
     return app
 
@@ -441,7 +454,7 @@ async def run_up(settings: Settings, announce: Callable[[Ready], None]) -> None:
             admin_key = await asyncio.to_thread(prepare_directory, settings)
             if settings.nats_url is None:
                 await _start_nats(supervisor, settings)
-            supervisor.start(_role_spec("core", settings, (api,)))
+            supervisor.start(_role_spec("core", settings, (api,), mqtt.getsockname()[1]))
             supervisor.start(_role_spec("access", settings, (mqtt,) if mqtts is None else (mqtt, mqtts)))
             supervisor.start(_role_spec("ingest", settings, ()))
             if await _until_ready(supervisor, settings.host, api_port, stop):
@@ -463,11 +476,13 @@ async def _start_nats(supervisor: Supervisor, settings: Settings) -> None:
     settings.nats_address_file.write_text(f"nats://127.0.0.1:{port}\n")
 
 
-def _role_spec(role: str, settings: Settings, listeners: Sequence[socket.socket]) -> ChildSpec:
+def _role_spec(role: str, settings: Settings, listeners: Sequence[socket.socket], mqtt_port: int | None = None) -> ChildSpec:
     command = [sys.executable, "-m", "cloud", "run", role, "--data", str(settings.dir)]
     for option, listener in zip(("--listener-fd", "--tls-listener-fd"), listeners, strict=False):
         command += [option, str(listener.fileno())]
     environment = {"HEARTHLINE_MQTTS_PORT": "0"} if len(listeners) > 1 else {}
+    if mqtt_port is not None:
+        environment["HEARTHLINE_MQTT_PORT"] = str(mqtt_port)  # what devices are told, where it was left to chance
     return ChildSpec(role, command, tuple(listener.fileno() for listener in listeners), ends_s=ENDS_S[role], env=environment)
 
 

@@ -27,6 +27,10 @@ class Settings(BaseSettings):
         "localhost,127.0.0.1"
     )
     tls_days: Annotated[float, Field(gt=0, le=825, description="Life of the server's certificate; it is renewed after two thirds.")] = 90
+    device_host: Annotated[
+        str | None, Field(description="Host that a device is told which asks where to connect to; the first TLS name when unset.")
+    ] = None
+    device_port: Annotated[int | None, Field(ge=1, le=65535, description="And the port; that of plain MQTT when unset.")] = None
     mqtt_connections: Annotated[
         int, Field(ge=1, description="Open device connections; beyond, the oldest that was not let in is closed, else the new one.")
     ] = Bounds().connections
@@ -120,6 +124,11 @@ class Settings(BaseSettings):
     def names(self) -> tuple[str, ...]:
         """`tls_names` one by one."""
         return tuple(name for name in (part.strip() for part in self.tls_names.split(",")) if name)
+
+    @property
+    def device_address(self) -> tuple[str, int]:
+        """What a device is told that asks where to connect to."""
+        return self.device_host or next(iter(self.names), "localhost"), self.device_port or self.mqtt_port
 
     @property
     def nats_token_file(self) -> Path:

@@ -26,6 +26,9 @@ class Reason(enum.StrEnum):
     UNSUPPORTED_QOS = "unsupported_qos"
     BAD_CREDENTIALS = "bad_credentials"
     NOT_AUTHORISED = "not_authorised"
+    BAD_CERTIFICATE = "bad_certificate"
+    REGISTRATION_CLOSED = "registration_closed"
+    ALREADY_ACTIVE = "already_active"
     FOREIGN_TOPIC = "foreign_topic"
     UNKNOWN_TOPIC = "unknown_topic"
     QUOTA_EXCEEDED = "quota_exceeded"
@@ -35,6 +38,7 @@ class Reason(enum.StrEnum):
     SLOW_WRITER = "slow_writer"
     SLOW_READER = "slow_reader"
     TOO_MANY_CONNECTIONS = "too_many_connections"
+    TOO_MANY_CONNECTS = "too_many_connects"
     # documents and values
     BAD_JSON = "bad_json"
     BAD_ENVELOPE = "bad_envelope"

@@ -62,6 +62,30 @@ ADVICE: Final[dict[Reason, Advice]] = {
         ("The device is disabled.", "设备已被禁用。"),
         ("Enable it again if it should be in service.", "如需继续使用，请重新启用该设备。"),
     ),
+    Reason.BAD_CERTIFICATE: Advice(
+        DOOR,
+        ("The client's certificate does not prove that it is this device.", "客户端证书不能证明其为该设备。"),
+        (
+            "Read the detail: renew an expired certificate, or add the authority that issued it with `hearthline authority add`.",
+            "查看详情：更新过期证书，或用 `hearthline authority add` 添加签发该证书的机构。",
+        ),
+    ),
+    Reason.REGISTRATION_CLOSED: Advice(
+        DOOR,
+        ("A device asks for its secret, and its product does not give any.", "设备请求动态注册，但其产品未开放注册。"),
+        (
+            "Open it with `hearthline product registration` if you expect such devices.",
+            "如确有此类设备，请用 `hearthline product registration` 开放注册。",
+        ),
+    ),
+    Reason.ALREADY_ACTIVE: Advice(
+        DOOR,
+        ("A device asks for a secret that was already given, or is in use.", "设备请求的密钥已发放或正在使用。"),
+        (
+            "If it was reset or replaced, let it register once more with `hearthline device reset`; else somebody copies its name.",
+            "若设备已重置或更换，请用 `hearthline device reset` 允许其再次注册；否则说明有人冒用设备名。",
+        ),
+    ),
     Reason.FOREIGN_TOPIC: Advice(
         DOOR,
         ("A device used a topic of another device.", "设备使用了其他设备的主题。"),
@@ -104,6 +128,14 @@ ADVICE: Final[dict[Reason, Advice]] = {
         DOOR,
         ("There are as many connections as are allowed.", "连接数已达上限。"),
         ("Raise HEARTHLINE_MQTT_CONNECTIONS, or find who holds them.", "提高 HEARTHLINE_MQTT_CONNECTIONS，或查明是谁占用连接。"),
+    ),
+    Reason.TOO_MANY_CONNECTS: Advice(
+        DOOR,
+        ("A device connects again and again; it is let in ever more slowly.", "设备频繁重连，平台会逐渐放慢对它的接入。"),
+        (
+            "Two devices with one identity throw each other out: give each its own. Else its firmware reconnects without waiting.",
+            "两台设备使用同一身份会互相踢下线，请为每台设备单独设置；否则说明固件重连时没有等待。",
+        ),
     ),
     Reason.BAD_JSON: Advice(
         PAYLOAD,

@@ -3,13 +3,17 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
-from cloud.access.ports import CredentialLookup
-from cloud.devices.model import Credentials
+from cloud.access.certificates import Trust, prove
+from cloud.access.ports import CredentialLookup, Registrar
+from cloud.access.proof import mark_authority, mark_secret, mark_token
+from cloud.devices.model import Accepts, Credentials
+from cloud.foundation.clock import now_ms
 from cloud.foundation.logs import get_logger
-from protocols.alink.credentials import parse_username, verify
+from protocols.alink.credentials import parse_client_id, parse_username, verify
+from protocols.alink.registration import AuthType, Claim, Grant, RegistrationRefused, auth_type, claim_of_connect, verify_token
 from protocols.errors import Reason, Refused, TryAgain
 from protocols.mqtt.packets import Connect, ConnectCode
 
@@ -38,12 +42,17 @@ _WORDS: Final = {
 }
 
 Key = tuple[str, str]
-Verdict = Credentials | Denied
+Verdict = Credentials | Grant | Denied
 Asker = TypeVar("Asker")
 
 
-def judge(connect: Connect, known: Mapping[Key, Credentials]) -> Verdict:
-    """The credentials that a CONNECT proves, or how to deny it."""
+def judge(
+    connect: Connect, known: Mapping[Key, Credentials], certificate: bytes | None = None, trust: Trust | None = None, now: int = 0
+) -> Credentials | Denied:
+    """The credentials that a CONNECT proves, or how to deny it. `certificate` is the client's (DER), `now` epoch ms.
+
+    A device that accepts certificates and shows one is judged by it alone: a wrong one is not made good by a password.
+    """
     try:
         key = parse_username(connect.username)
     except Refused as refused:
@@ -52,27 +61,76 @@ def judge(connect: Connect, known: Mapping[Key, Credentials]) -> Verdict:
     if credentials is None:
         detail = "no such device: enter it on the platform, or correct the device name and product key that it sends"
         return Denied(ConnectCode.BAD_CREDENTIALS, Reason.UNKNOWN_DEVICE, detail)
-    if not verify(connect.client_id, connect.username, connect.password, credentials.secret):
+    accepts = credentials.identity.accepts
+    if certificate is not None and accepts is not Accepts.SECRET:
+        try:
+            authority, until_ms = prove(certificate, connect, trust or Trust(), credentials.tenant_id, now)
+        except Refused as refused:
+            return Denied(ConnectCode.BAD_CREDENTIALS, refused.reason, str(refused))
+        proved: Credentials | None = replace(credentials, proof=mark_authority(authority), proof_until_ms=until_ms)
+    elif accepts is Accepts.CERTIFICATE:
+        detail = "the device accepts only certificates and showed none: let it connect to the TLS port with its own, or accept secrets too"
+        return Denied(ConnectCode.BAD_CREDENTIALS, Reason.BAD_CERTIFICATE, detail)
+    else:
+        proved = _by_password(connect, credentials, now)
+    if proved is None:
         detail = "the password is not the one that the device's secret makes: give the device its secret, or find who else uses its name"
         return Denied(ConnectCode.BAD_CREDENTIALS, Reason.BAD_CREDENTIALS, detail)
     if not credentials.enabled:
         return Denied(ConnectCode.NOT_AUTHORISED, Reason.NOT_AUTHORISED, "the device is disabled: enable it, or take it off the network")
-    return credentials
+    return proved
+
+
+def _by_password(connect: Connect, credentials: Credentials, now: int) -> Credentials | None:
+    identity = credentials.identity
+    if auth_type(parse_client_id(connect.client_id)) is AuthType.CONNWL:
+        if not verify_token(connect.client_id, connect.password, identity.token_client_id, identity.token):
+            return None
+        return replace(credentials, proof=mark_token(identity.token))
+    if verify(connect.client_id, connect.username, connect.password, credentials.secret):
+        return credentials
+    if now < identity.previous_until_ms and verify(connect.client_id, connect.username, connect.password, identity.previous):
+        return replace(credentials, proof=mark_secret(identity.previous), proof_until_ms=identity.previous_until_ms)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[Asker]):
+    """A CONNECT in line."""
+
+    asker: Asker
+    connect: Connect
+    certificate: bytes | None = None
 
 
 class Admission(Generic[Asker]):
-    """A line of CONNECTs. `decided` hears every verdict in the event loop, in the order of asking; suspects come after the others."""
+    """A line of CONNECTs. `decided` hears every verdict in the event loop, in the order of asking; suspects come after the others.
 
-    def __init__(self, lookup: CredentialLookup, decided: Callable[[Asker, Connect, Verdict], None]) -> None:
+    Without a registrar nobody is registered.
+    """
+
+    def __init__(
+        self,
+        lookup: CredentialLookup,
+        decided: Callable[[Asker, Connect, Verdict], None],
+        trust: Trust | None = None,
+        registrar: Registrar | None = None,
+    ) -> None:
         self._lookup = lookup
         self._decided = decided
-        self._line: list[tuple[Asker, Connect]] = []
-        self._suspects: list[tuple[Asker, Connect]] = []
+        self._trust = trust or Trust()
+        self._registrar = registrar
+        self._line: list[Request[Asker]] = []
+        self._suspects: list[Request[Asker]] = []
         self._asked = asyncio.Event()
 
-    def ask(self, asker: Asker, connect: Connect, suspect: bool = False) -> None:
-        """Put a CONNECT in line; `suspect`: it comes from where much has failed."""
-        (self._suspects if suspect else self._line).append((asker, connect))
+    def ask(self, asker: Asker, connect: Connect, suspect: bool = False, certificate: bytes | None = None) -> None:
+        """Put a CONNECT in line; `suspect`: it comes from where much has failed.
+
+        Who registers costs a write, and comes after others too.
+        """
+        later = suspect or auth_type(parse_client_id(connect.client_id)) in (AuthType.REGISTER, AuthType.REGNWL)
+        (self._suspects if later else self._line).append(Request(asker, connect, certificate))
         self._asked.set()
 
     async def run(self) -> None:
@@ -82,10 +140,10 @@ class Admission(Generic[Asker]):
             while True:
                 await self._asked.wait()
                 now = self._next()
-                for (asker, connect), verdict in zip(now, await loop.run_in_executor(thread, self._judge_all, now), strict=True):
-                    self._decided(asker, connect, verdict)
+                for asked, verdict in zip(now, await loop.run_in_executor(thread, self._judge_all, now), strict=True):
+                    self._decided(asked.asker, asked.connect, verdict)
 
-    def _next(self) -> list[tuple[Asker, Connect]]:
+    def _next(self) -> list[Request[Asker]]:
         room = TOGETHER - min(len(self._suspects), SUSPECTS_TOGETHER)
         now, self._line = self._line[:room], self._line[room:]
         room = TOGETHER - len(now)
@@ -95,14 +153,59 @@ class Admission(Generic[Asker]):
             self._asked.clear()
         return now
 
-    def _judge_all(self, line: list[tuple[Asker, Connect]]) -> list[Verdict]:
-        keys = list(dict.fromkeys(key for _, connect in line if (key := _key(connect)) is not None))
+    def _judge_all(self, line: list[Request[Asker]]) -> list[Verdict]:
+        claims = [_claim(asked.connect) for asked in line]
+        wanted = (_key(asked.connect) for asked, claim in zip(line, claims, strict=True) if claim is None)
+        keys = list(dict.fromkeys(key for key in wanted if key is not None))
         try:
             known = self._lookup(keys) if keys else {}
         except TryAgain as error:
             get_logger().warning("admission.unavailable", error=str(error))
             return [Denied(ConnectCode.UNAVAILABLE)] * len(line)
-        return [judge(connect, known) for _, connect in line]
+        now = now_ms()
+        verdicts: list[Verdict] = [
+            judge(asked.connect, known, asked.certificate, self._trust, now) if claim is None else self._register(claim)
+            for asked, claim in zip(line, claims, strict=True)
+        ]
+        return self._confirmed(verdicts)
+
+    def _register(self, claim: Claim | Denied) -> Grant | Denied:
+        if isinstance(claim, Denied):
+            return claim
+        if self._registrar is None:
+            return Denied(ConnectCode.BAD_CREDENTIALS, Reason.REGISTRATION_CLOSED, "nobody registers here: give the device its secret")
+        try:
+            return self._registrar.register(claim)
+        except Refused as refused:
+            return _unregistered(refused)
+        except TryAgain as error:
+            get_logger().warning("registration.unavailable", error=str(error))
+            return Denied(ConnectCode.UNAVAILABLE)
+
+    def _confirmed(self, verdicts: list[Verdict]) -> list[Verdict]:
+        """A device that comes with what registration gave it cannot register again: that is written before it is let in."""
+        fresh = [one.device_id for one in verdicts if isinstance(one, Credentials) and one.identity.unconfirmed]
+        if not fresh or self._registrar is None:
+            return verdicts
+        try:
+            self._registrar.confirm(list(dict.fromkeys(fresh)))
+        except TryAgain as error:
+            get_logger().warning("registration.unconfirmed", error=str(error))
+            late = Denied(ConnectCode.UNAVAILABLE)
+            return [late if isinstance(one, Credentials) and one.identity.unconfirmed else one for one in verdicts]
+        return verdicts
+
+
+def _claim(connect: Connect) -> Claim | Denied | None:
+    try:
+        return claim_of_connect(connect.client_id, connect.username, connect.password)
+    except Refused as refused:
+        return _unregistered(refused)
+
+
+def _unregistered(refused: Refused) -> Denied:
+    code = f"registration refused ({refused.code:d}): " if isinstance(refused, RegistrationRefused) else ""
+    return Denied(ConnectCode.BAD_CREDENTIALS, refused.reason, f"{code}{refused}")
 
 
 def _key(connect: Connect) -> Key | None:

@@ -1,7 +1,7 @@
 """Devices that are away while their session is kept: what may wait for them waits, and their wills are published in time (ADR 22)."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 import msgspec
@@ -90,9 +90,9 @@ class Away:
         self._publish(wills)
         return taken
 
-    def recheck(self, key: Key, fingerprint: int | None) -> None:
-        """Drop the session of a device that is gone, disabled, or known otherwise than when it left."""
-        if key in self.kept and self.kept.owner(key).fingerprint != fingerprint:
+    def recheck(self, key: Key, standing: Collection[int]) -> None:
+        """Drop the session of a device that is gone, disabled, or whose proof does not stand any more."""
+        if key in self.kept and self.kept.owner(key).fingerprint not in standing:
             self._publish(self.kept.end(key))
 
     def sweep(self, now: float) -> None:

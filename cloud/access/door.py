@@ -7,20 +7,26 @@ from typing import Protocol, cast
 
 from cloud.access.admission import Denied, Verdict
 from cloud.access.away import Away, Farewell, expires_at
+from cloud.access.certificates import Trust, named_by
 from cloud.access.gate import FrameGate
 from cloud.access.group import GroupCommit, Owner
 from cloud.access.model import Downlink
+from cloud.access.proof import fingerprint, standing
 from cloud.access.refusals import Client, RefusalLedger, claimed
+from cloud.access.slowed import Slowed
 from cloud.access.sub_devices import Carried, SubDevices
 from cloud.access.topics import may_listen, needs_subscription
 from cloud.devices.model import Credentials
 from cloud.foundation.clock import now_ms
 from protocols.alink.codes import Code
 from protocols.alink.credentials import answers_on_the_topic
+from protocols.alink.registration import Grant
 from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Connect
 from protocols.mqtt.events import Disconnected, Event, KeptSession
 from protocols.mqtt.lobby import Bounds, Lobby, no_room
+from protocols.mqtt.pace import Pace
+from protocols.mqtt.packets import ConnectCode
 from protocols.mqtt.session import ServerSession
 from protocols.mqtt.throttle import Throttle
 
@@ -32,6 +38,7 @@ class Attendee(Owner, Protocol):
 
     session: ServerSession
     address: str
+    certificate: bytes | None
     credentials: Credentials | None
     row: bytes
     fingerprint: int
@@ -44,11 +51,11 @@ class Attendee(Owner, Protocol):
     def forget_ways(self) -> None: ...
     def tick(self, now: float) -> None: ...
     def open(self, credentials: Credentials, epoch: int, kept: KeptSession | None) -> None: ...
+    def hand_over(self, grant: Grant) -> None: ...
 
 
-def fingerprint(credentials: Credentials) -> int:
-    """Changes when a session has to end: another secret or another site. Only comparable within this process."""
-    return hash((credentials.device_id, credentials.secret, credentials.site_id, credentials.tenant_id))
+Waiting = tuple[Attendee, Credentials, bool]
+"""A connection that is let in later, with its credentials and whether it starts a clean session."""
 
 
 class FrontDoor:
@@ -65,10 +72,13 @@ class FrontDoor:
         self.refusals = RefusalLedger()
         self.refused_first = asyncio.Event()
         self.accepted = 0
+        self.registered = 0
+        self.trust = Trust()
         self.undelivered = 0
         self.away = Away(bounds.kept_bytes, self.limits, self.gate, self._refuse_will)
-        self.subs = SubDevices(commit, self.next_epoch, self._take_over, fingerprint)
+        self.subs = SubDevices(commit, self.next_epoch, self._take_over)
         self._throttle = Throttle()
+        self._pace, self._slowed = Pace(), Slowed[Waiting]()
         self._epoch = 0
 
     def next_epoch(self) -> int:
@@ -84,23 +94,51 @@ class FrontDoor:
     def asked(self, connection: Attendee, connect: Connect) -> None:
         """A CONNECT came."""
         self.lobby.asked(connection)
+        if connection.certificate is not None:
+            connect = named_by(connection.certificate, connect)
         self.ask(connection, connect, self._throttle.suspected(_host(connection.address), time.monotonic()))
 
     def decided(self, connection: Attendee, connect: Connect, verdict: Verdict) -> None:
         """Admission answers a CONNECT."""
         if not connection.session.holding:
             return  # it went away meanwhile
+        connection.modern = answers_on_the_topic(connect.client_id)
         if isinstance(verdict, Denied):
             self._deny(connection, connect, verdict)
-            return
+        elif isinstance(verdict, Grant):
+            self.lobby.admitted(connection)
+            self.registered += 1
+            connection.hand_over(verdict)
+        else:
+            now = time.monotonic()
+            key = (verdict.product_key, verdict.device_name)
+            if wait_s := self._pace.came(key, now):
+                self._let_wait(connection, verdict, connect.clean_start, now + wait_s)
+            else:
+                self._turn_away(self._slowed.overtaken(key))
+                self._let_in(connection, verdict, connect.clean_start)
+
+    def _let_wait(self, connection: Attendee, credentials: Credentials, clean_start: bool, due: float) -> None:
+        """Let a device in later that connects again and again, and tell its owner; of its connections only the newest waits."""
+        detail = "it connects again and again: two devices may have its identity, or its firmware does not wait before it reconnects"
+        client = Client(connection.address, credentials.product_key, credentials.device_name, tenant_id=credentials.tenant_id)
+        self.refuse(client, Refused(Reason.TOO_MANY_CONNECTS, detail))
+        key = (credentials.product_key, credentials.device_name)
+        self._turn_away(self._slowed.wait(key, (connection, credentials, clean_start), due))
+
+    def _turn_away(self, waiting: Waiting | None) -> None:
+        if waiting is not None and waiting[0].session.holding:
+            waiting[0].session.refuse(ConnectCode.UNAVAILABLE, "a newer connection of the same device has come")
+            waiting[0].flush()
+
+    def _let_in(self, connection: Attendee, verdict: Credentials, clean_start: bool) -> None:
         key = (verdict.product_key, verdict.device_name)
         self._take_over(key)
         self.subs.end(key, Code.CONNECTED_ELSEWHERE, "the sub-device has connected by itself")
         self.sessions[key] = connection
         self.lobby.admitted(connection)
         self.accepted += 1
-        connection.modern = answers_on_the_topic(connect.client_id)
-        connection.open(verdict, self.next_epoch(), self.away.back(key, fingerprint(verdict), connect.clean_start))
+        connection.open(verdict, self.next_epoch(), self.away.back(key, fingerprint(verdict), clean_start))
 
     def _take_over(self, key: Key) -> None:
         if (older := self.sessions.get(key)) is not None:
@@ -207,15 +245,21 @@ class FrontDoor:
         return [key] if key in self.sessions or key in self.away.kept or key in self.subs.carriers else []
 
     def recheck(self, key: Key, credentials: Credentials | None) -> None:
-        """End the session of a device that is gone, disabled, or known otherwise than when it connected."""
-        known = None if credentials is None or not credentials.enabled else fingerprint(credentials)
+        """End the session of a device that is gone, disabled, or whose proof does not stand any more."""
+        now = now_ms()
+        stands = set[int]() if credentials is None else standing(credentials, self.trust.of(credentials.tenant_id, now), now)
         connection = self.sessions.get(key)
-        if connection is not None and known != connection.fingerprint:
-            connection.handle(connection.session.close())
-        self.away.recheck(key, known)
+        if connection is not None:
+            until_ms = None if connection.credentials is None else connection.credentials.proof_until_ms
+            if connection.fingerprint not in stands or (until_ms is not None and now >= until_ms):
+                connection.handle(connection.session.close())
+        self.away.recheck(key, stands)
 
     async def sweep(self, now: float) -> None:
-        """Close who is silent for too long; yields to others now and then."""
+        """Close who is silent for too long, let in who has waited long enough; yields to others now and then."""
+        for waiting, credentials, clean_start in self._slowed.due(now):
+            if waiting.session.holding:
+                self._let_in(waiting, credentials, clean_start)
         for n, connection in enumerate(tuple(self.connections), 1):
             connection.tick(now)
             if n % 200 == 0:

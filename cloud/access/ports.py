@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from cloud.devices.model import Credentials, SubDevice
+from cloud.devices.model import Credentials, SubDevice, TrustedAuthority
+from protocols.alink.registration import Claim, Grant
 from protocols.errors import Broken, TryAgain
 
 CredentialLookup = Callable[[Sequence[tuple[str, str]]], Mapping[tuple[str, str], Credentials]]
@@ -15,6 +16,21 @@ SubDeviceLookup = Callable[[Sequence[tuple[str, str]]], Mapping[tuple[str, str],
 TenantLookup = Callable[[Sequence[tuple[str, str]]], Sequence[int]]
 """Which tenant has to know that somebody who claims to be (product key, device name) was refused: the device's, else the product's, else
 the operator's. One answer for each question; called in a thread. Raises TryAgain."""
+
+AuthorityLookup = Callable[[], Sequence[TrustedAuthority]]
+"""The certificate authorities of all tenants that are in force; called in a thread. Raises TryAgain."""
+
+
+class Registrar(Protocol):
+    """Who gives devices their secrets. Both calls are made in a thread, and raise TryAgain."""
+
+    def register(self, claim: Claim) -> Grant:
+        """What the device is given; the same again while it has not used it. Raises Refused saying why it is given nothing."""
+        ...
+
+    def confirm(self, device_ids: Sequence[int]) -> None:
+        """These devices have connected with what they were given."""
+        ...
 
 
 class OutcomeUnknown(TryAgain):

@@ -7,13 +7,15 @@ from functools import partial
 from typing import cast
 
 from cloud.access.away import Farewell
-from cloud.access.door import FrontDoor, client_of, fingerprint
+from cloud.access.door import FrontDoor, client_of
 from cloud.access.model import Kind, PresenceNote, SessionRow, session_key
+from cloud.access.proof import fingerprint
 from cloud.access.sub_devices import Carried, Way
 from cloud.access.topics import check_frames
-from cloud.devices.model import Credentials
+from cloud.devices.model import ONLY_ITS_SECRET, Credentials
 from cloud.foundation.clock import now_ms
-from protocols.errors import Refused
+from protocols.alink.registration import Grant
+from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import PublishRun
 from protocols.mqtt.events import ConnectRequested, Disconnected, Event, KeptSession, Published
 from protocols.mqtt.offence import SAMPLE
@@ -27,6 +29,7 @@ REMEMBERED_TOPICS = 32
 REMEMBERED_TOPICS_OF_GATEWAYS = 4_096
 LONGEST_KEEPALIVE_S = 1200
 GOODBYE_S = 5.0  # for a closing socket to take its last bytes
+REGISTERED_S = 10.0  # for a device that was handed its secret to disconnect by itself
 
 
 class Connection(asyncio.Protocol):
@@ -38,10 +41,12 @@ class Connection(asyncio.Protocol):
         "broken",
         "bytes",
         "carried",
+        "certificate",
         "closing_since",
         "credentials",
         "door",
         "fingerprint",
+        "leave_by",
         "messages",
         "modern",
         "noted",
@@ -60,6 +65,7 @@ class Connection(asyncio.Protocol):
         self.row = b""
         self.messages = self.bytes = 0  # gathered and not yet on disk
         self.closing_since = 0.0
+        self.leave_by = 0.0  # a registration: no session of the device, and over by then
         self.paused = False
         self.broken = False
         self.noted = False  # the refusal that ends it is counted already
@@ -72,6 +78,8 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
         peer = transport.get_extra_info("peername") or ("gone", 0)
         self.address = f"{peer[0]}:{peer[1]}"
+        tls = transport.get_extra_info("ssl_object")
+        self.certificate: bytes | None = None if tls is None else tls.getpeercert(binary_form=True)
         self.door.entered(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -125,13 +133,16 @@ class Connection(asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         self.handle(self.session.tick(now, self.paused, 0 if self.writing else self.transport.get_write_buffer_size()))
+        if self.leave_by and now > self.leave_by:
+            self.handle(self.session.close())
         if self.closing_since and now > self.closing_since + GOODBYE_S:
             self.transport.abort()
 
     def open(self, credentials: Credentials, epoch: int, kept: KeptSession | None) -> None:
         """The CONNECT was right; `kept` is the session that it goes on with."""
         self.fingerprint = fingerprint(credentials)
-        self.credentials = credentials = replace(credentials, secret=b"")  # it has served its purpose
+        self.credentials = credentials = replace(credentials, secret=b"", identity=ONLY_ITS_SECRET)  # they have served their purpose
+        self.certificate = None
         self.row = session_key(
             SessionRow(credentials.tenant_id, credentials.device_id, credentials.product_key, credentials.device_name, epoch)
         )
@@ -148,10 +159,20 @@ class Connection(asyncio.Protocol):
             )
         )
 
+    def hand_over(self, grant: Grant) -> None:
+        """The CONNECT asked for a secret: push it, subscribed or not. No session of the device begins; it may publish nothing."""
+        self.leave_by, self.certificate = time.monotonic() + REGISTERED_S, None
+        events = self.session.accept(receive_maximum=1, allow_filter=lambda text: text == grant.topic)
+        self.session.deliver(grant.topic, grant.to_bytes())
+        self.handle(events)
+
     def _published(self, run: PublishRun) -> None:
         if self.broken:
             return None  # what came behind the refused publish of a closed session is not looked at
-        assert self.credentials is not None
+        if self.credentials is None:
+            return self._refuse(
+                run, Refused(Reason.NOT_AUTHORISED, "a device that registers may publish nothing: connect with what it was given")
+            )
         try:
             lane, row = self._ways[run.topic]
         except KeyError:
@@ -195,7 +216,8 @@ class Connection(asyncio.Protocol):
         self._ways.clear()
 
     def _ended(self, event: Disconnected) -> None:
-        assert self.credentials is not None
+        if self.credentials is None:
+            return  # it registered
         self.door.subs.carrier_left(self, event.cause)
         self.door.left(self, Farewell(self.credentials, self.fingerprint, self.row, self.address), event)
         self.door.commit.note(Kind.CLOSED, self.row, now_ms(), PresenceNote(self.address, event.cause))

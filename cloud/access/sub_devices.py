@@ -18,8 +18,9 @@ from cloud.access.group import GroupCommit
 from cloud.access.model import Kind as RowKind
 from cloud.access.model import PresenceNote, SessionRow, session_key
 from cloud.access.ports import SubDeviceLookup
+from cloud.access.proof import fingerprint, mark_secret, standing
 from cloud.access.topics import uplink_lane
-from cloud.devices.model import Credentials, SubDevice
+from cloud.devices.model import ONLY_ITS_SECRET, Credentials, SubDevice
 from cloud.foundation.clock import now_ms
 from cloud.foundation.logs import get_logger
 from protocols.alink.codes import Answer, Code
@@ -83,16 +84,10 @@ class _Request:
 
 
 class SubDevices:
-    """The sub-devices of all connections. `take_over` ends a device's own session; `fingerprint` is the door's."""
+    """The sub-devices of all connections. `take_over` ends a device's own session."""
 
-    def __init__(
-        self,
-        commit: GroupCommit,
-        next_epoch: Callable[[], int],
-        take_over: Callable[[Key], None],
-        fingerprint: Callable[[Credentials], int],
-    ) -> None:
-        self._commit, self._next_epoch, self._take_over, self._fingerprint = commit, next_epoch, take_over, fingerprint
+    def __init__(self, commit: GroupCommit, next_epoch: Callable[[], int], take_over: Callable[[Key], None]) -> None:
+        self._commit, self._next_epoch, self._take_over = commit, next_epoch, take_over
         self.carriers: dict[Key, Gateway] = {}  # by sub-device
         self._line: deque[_Request] = deque()
         self._asked = asyncio.Event()
@@ -185,20 +180,23 @@ class SubDevices:
     def _log_in(self, gateway: Gateway, carried: Carried, request: DeviceRequest, known: Mapping[Key, SubDevice]) -> Answer:
         """All of them or none."""
         assert gateway.credentials is not None
+        now, proved = now_ms(), list[Credentials]()
         for item in request.params:
             sub, name = known.get(item.key), "/".join(item.key)
             if sub is None or sub.credentials.tenant_id != gateway.credentials.tenant_id:
                 return Answer(Code.DEVICE_UNKNOWN, message=f"{name}: no such device: enter it on the platform, or correct its name")
-            if not item.proves(sub.credentials.secret):
+            secret = next((secret for secret in sub.credentials.secrets_at(now) if item.proves(secret)), None)
+            if secret is None:
                 return Answer(Code.BAD_SUB_SIGN, message=f"{name}: the sign is not the one that the sub-device's secret makes")
             if not sub.credentials.enabled:
                 return Answer(Code.SUB_DISABLED, message=f"{name}: the device is disabled: its owner can enable it on the platform")
             if sub.gateway_id != gateway.credentials.device_id:
                 return Answer(Code.NOT_IN_TOPOLOGY, message=f"{name}: it is not in the topology of this gateway: add it first")
+            proved.append(replace(sub.credentials, proof=mark_secret(secret)))
         if len(carried.sessions.keys() | {item.key for item in request.params}) > MOST_ONLINE:
             return Answer(Code.TOO_MANY_SUB_DEVICES, message=f"{MOST_ONLINE} sub-devices are logged in: log some out first")
-        for item in request.params:
-            self._open(gateway, carried, known[item.key].credentials)
+        for credentials in proved:
+            self._open(gateway, carried, credentials)
         found = names([item.key for item in request.params])
         return Answer(data=msgspec.json.encode(found if request.kind is Kind.BATCH_LOGIN else found[0]))
 
@@ -209,7 +207,7 @@ class SubDevices:
             self.end(key, Code.CONNECTED_ELSEWHERE, "the sub-device has logged in elsewhere", tell=older is not gateway)
         self._take_over(key)
         row = session_key(SessionRow(credentials.tenant_id, credentials.device_id, *key, self._next_epoch()))
-        carried.sessions[key] = SubSession(replace(credentials, secret=b""), row, self._fingerprint(credentials))
+        carried.sessions[key] = SubSession(replace(credentials, secret=b"", identity=ONLY_ITS_SECRET), row, fingerprint(credentials))
         self.carriers[key] = gateway
         gateway.forget_ways()
         self._commit.note(RowKind.OPENED, row, now_ms(), PresenceNote(gateway.address, "", gateway.credentials.device_id))
@@ -255,7 +253,7 @@ class SubDevices:
             self.end(key, Code.SUB_DISABLED, "the device is disabled")
         elif sub.gateway_id != gateway.credentials.device_id:
             self.end(key, Code.NOT_IN_TOPOLOGY, "the sub-device is not in the topology of this gateway any more")
-        elif self._fingerprint(sub.credentials) != gateway.carried.sessions[key].fingerprint:
+        elif gateway.carried.sessions[key].fingerprint not in standing(sub.credentials, (), now_ms()):
             self.end(key, Code.NO_SUB_SESSION, "the sub-device has another secret or another site now: log it in again")
 
     def _answer(self, gateway: Gateway, topic: Topic, request: DeviceRequest, answer: Answer) -> None:

@@ -5,12 +5,10 @@ import contextlib
 import resource
 import secrets
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -39,15 +37,16 @@ from cloud.access.model import (
     decode_downlinks,
     session_key,
 )
-from cloud.access.ports import CredentialLookup, SubDeviceLookup, TenantLookup
+from cloud.access.ports import AuthorityLookup, CredentialLookup, Registrar, SubDeviceLookup, TenantLookup
 from cloud.access.refusals import Entry
 from cloud.access.server import Connection
-from cloud.devices.model import ACCESS_LEASE, REGISTRY_CHANGED, Credentials, RegistryChange, SubDevice
+from cloud.access.tls import Authorities, Tls, ask_for_certificates, keep_renewed, take
+from cloud.devices.model import ACCESS_LEASE, AUTHORITIES_CHANGED, REGISTRY_CHANGED, Credentials, RegistryChange, SubDevice
 from cloud.foundation.bus import Bus, BusAway
 from cloud.foundation.clock import now_ms
 from cloud.foundation.logs import get_logger
 from cloud.foundation.metrics import Metrics
-from protocols.errors import PlatformError, TryAgain
+from protocols.errors import TryAgain
 from protocols.mqtt.lobby import Bounds
 from protocols.mqtt.packets import ReasonCode
 
@@ -60,9 +59,8 @@ OTHER_FILES = 256  # that the process needs beside its connections
 NOTES_S = 1.0  # between looks at what else was refused; what is refused for the first time is noted at once
 REPLAY_S = 4.0  # for a replayed message to get on disk
 LOOKUPS_S = 0.05  # between lookups of whose quarantine it belongs to
-
-HANDSHAKE_S: Final = 20.0
-RENEW_S: Final = 3_600.0
+RECHECK_S = 30.0  # in which every session is held against the registry once, whether a change of it was heard of or not
+RECHECKED_TOGETHER = 500
 
 # A device that asked for no keepalive and lost its power is noticed by the kernel, after four minutes.
 _HALF_OPEN = (
@@ -107,16 +105,6 @@ def join_listeners(listener: socket.socket, count: int = LISTENERS) -> list[sock
     return listeners
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """A listener beside the plain one. `renew` makes a new certificate when it is time and says so; `load` puts it into the context."""
-
-    listener: socket.socket
-    context: ssl.SSLContext
-    renew: Callable[[], bool]
-    load: Callable[[ssl.SSLContext], None]
-
-
 async def serve(
     *,
     listener: socket.socket,
@@ -125,9 +113,12 @@ async def serve(
     credentials: CredentialLookup,
     sub_devices: SubDeviceLookup,
     tenants: TenantLookup,
+    registrar: Registrar | None = None,
+    authorities: AuthorityLookup = tuple,
     metrics: Metrics,
     stream_bytes: int,
     bounds: Bounds | None = None,
+    recheck_s: float = RECHECK_S,
     ready: Callable[[], None] = lambda: None,
     stuck: Callable[[], None] = lambda: None,
 ) -> None:
@@ -144,12 +135,13 @@ async def serve(
     partition = JetStreamPartition(bus, UPLINK_STREAM, UPLINK_SUBJECT)
     commit = GroupCommit(partition, last_sequence=await partition.open(), instance=instance, stuck=stuck)
     door = FrontDoor(commit, bounds)
-    admission: Admission[Attendee] = Admission(credentials, door.decided)
-    door.ask = admission.ask
+    admission: Admission[Attendee] = Admission(credentials, door.decided, door.trust, registrar)
+    door.ask = lambda connection, connect, suspect: admission.ask(connection, connect, suspect, connection.certificate)
     metrics.registry.register(DoorMetrics(door))
     started = msgspec.structs.replace(ACCESS_ITSELF, epoch=door.next_epoch())
     commit.note(Kind.ACCESS_STARTED, session_key(started), now_ms(), PresenceNote("", instance))
-    worker = _BusSide(door, bus, credentials, sub_devices)
+    trusted = Authorities(door.trust, authorities, None if tls is None else tls.context)
+    worker = _BusSide(door, bus, credentials, sub_devices, trusted)
     async with asyncio.TaskGroup() as tasks:
         committing = tasks.create_task(commit.run(), name="access.commit")
         tasks.create_task(admission.run(), name="access.admission")
@@ -158,8 +150,9 @@ async def serve(
         tasks.create_task(_lease(door, bus, instance), name="access.lease")
         tasks.create_task(_note_refusals(door, tenants), name="access.refusals")
         await worker.subscribe()
+        tasks.create_task(worker.look_again(recheck_s), name="access.look_again")
         loop = asyncio.get_running_loop()
-        servers = []
+        servers, taking = [], None
         for one in join_listeners(listener):
             for option, value in _HALF_OPEN:
                 one.setsockopt(*option, value)  # accepted sockets inherit it
@@ -167,12 +160,10 @@ async def serve(
         if tls is not None:
             for option, value in _HALF_OPEN:
                 tls.listener.setsockopt(*option, value)
-            tasks.create_task(_renew(tls), name="access.certificate")
-            servers.append(
-                await loop.create_server(
-                    lambda: Connection(door), sock=tls.listener, backlog=BACKLOG, ssl=tls.context, ssl_handshake_timeout=HANDSHAKE_S
-                )
-            )
+            ask_for_certificates(tls.context)
+            await trusted.refresh()
+            tasks.create_task(keep_renewed(tls), name="access.certificate")
+            taking = tasks.create_task(take(door, tls), name="access.tls")
         get_logger().info("access.ready", address=listener.getsockname()[:2], instance=instance)
         ready()
         try:
@@ -180,6 +171,8 @@ async def serve(
         finally:
             for server in servers:
                 server.close()
+            if taking is not None:
+                taking.cancel()
             if not committing.done():
                 await _drain(door, tenants)
             worker.close()
@@ -196,18 +189,6 @@ async def _drain(door: FrontDoor, tenants: TenantLookup) -> None:
             await door.commit.settled()
     for connection in tuple(door.connections):
         connection.flush()
-
-
-async def _renew(tls: Tls) -> None:
-    """Look after the certificate for ever."""
-    while True:
-        try:
-            if await asyncio.to_thread(tls.renew):
-                tls.load(tls.context)
-                get_logger().info("access.certificate_renewed")
-        except (OSError, PlatformError) as error:  # the present one is still good for a third of its life
-            get_logger().error("access.certificate_not_renewed", error=str(error))
-        await asyncio.sleep(RENEW_S)
 
 
 async def _sweep(door: FrontDoor) -> None:
@@ -257,11 +238,14 @@ async def _lease(door: FrontDoor, bus: Bus, instance: str) -> None:
 class _BusSide:
     """Answers the bus: messages for devices, changes of the registry."""
 
-    def __init__(self, door: FrontDoor, bus: Bus, credentials: CredentialLookup, sub_devices: SubDeviceLookup) -> None:
+    def __init__(
+        self, door: FrontDoor, bus: Bus, credentials: CredentialLookup, sub_devices: SubDeviceLookup, authorities: Authorities
+    ) -> None:
         self._door = door
         self._bus = bus
         self._credentials = credentials
         self._sub_devices = sub_devices
+        self._authorities = authorities
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="registry")
         self._rechecking: asyncio.Task[None] | None = None
 
@@ -271,6 +255,7 @@ class _BusSide:
         await self._bus.subscribe(DOWN_SUBJECT, self._down)
         await self._bus.subscribe(INGESTED_SUBJECT, self._ingested)
         await self._bus.subscribe(REGISTRY_CHANGED, self._changed)
+        await self._bus.subscribe(AUTHORITIES_CHANGED, self._authorities_changed)
         self._bus.on_reconnect(self._reconnected)
 
     def close(self) -> None:
@@ -307,6 +292,23 @@ class _BusSide:
         """A change that was announced meanwhile went unheard: look at every session."""
         if self._rechecking is None or self._rechecking.done():
             self._rechecking = asyncio.create_task(self._check(self._door.all_keys()), name="access.recheck")
+
+    async def _authorities_changed(self, _event: bytes) -> None:
+        """An authority was added or retired: who came with a certificate is looked at again."""
+        if await self._authorities.refresh():
+            sessions = self._door.sessions.items()
+            await self._check([key for key, one in sessions if one.credentials is not None and one.credentials.proof_until_ms is not None])
+
+    async def look_again(self, every_s: float) -> None:
+        """Hold every session against the registry once in `every_s`, in small portions, for ever: an event may be lost."""
+        while True:
+            keys = [*self._door.all_keys()]
+            portions = [keys[start : start + RECHECKED_TOGETHER] for start in range(0, len(keys), RECHECKED_TOGETHER)] or [[]]
+            for portion in portions:
+                await asyncio.sleep(every_s / len(portions))
+                if portion is portions[0]:
+                    await self._authorities.refresh()
+                await self._check(portion)
 
     async def _check(self, keys: Sequence[Key]) -> None:
         while keys:
@@ -347,6 +349,7 @@ class DoorMetrics(Collector):
         yield GaugeMetricFamily("hearthline_access_held_frames", "Frames of gateways that wait until ingest has caught up.", door.gate.held)
         yield GaugeMetricFamily("hearthline_access_stalled", "1 while the stream does not take messages.", float(commit.stalled))
         yield CounterMetricFamily("hearthline_access_accepted", "CONNECTs that were let in.", door.accepted)
+        yield CounterMetricFamily("hearthline_access_registered", "Devices that were handed a secret or a token.", door.registered)
         yield CounterMetricFamily("hearthline_access_messages", "Messages committed to the stream.", commit.messages)
         yield CounterMetricFamily("hearthline_access_commits", "Groups committed to the stream.", commit.commits)
         yield CounterMetricFamily("hearthline_access_undelivered", "Messages that a device's connection did not take.", door.undelivered)

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 refused (change something first), 2 wrong usage, 3 try aga
 
 import typer
 
-from cloud.cli import backup, ca, device, gateway, product, quarantine, tenant, train, up
+from cloud.cli import backup, ca, device, gateway, identity, product, quarantine, tenant, train, up
 from cloud.cli.output import fail
 from protocols.errors import PlatformError, Refused, TryAgain
 
@@ -19,6 +19,7 @@ app.add_typer(ca.app, name="ca")
 app.add_typer(backup.app, name="backup")
 app.add_typer(product.app, name="product")
 app.add_typer(device.app, name="device")
+app.add_typer(identity.authority, name="authority")
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(train.app, name="train")

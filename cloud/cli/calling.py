@@ -12,12 +12,19 @@ KeyOption = Annotated[str, typer.Option("--key", envvar="HEARTHLINE_API_KEY", he
 URL = "http://127.0.0.1:8080"
 
 
-def call(method: str, url: str, key: str, path: str, body: object = None, query: dict[str, str] | None = None) -> Any:
-    """One call; its JSON answer. Ends the program with the problem's detail: exit code 3 when it is worth trying again, 1 otherwise."""
+def call(
+    method: str, url: str, key: str, path: str, body: object = None, query: dict[str, str] | None = None, *, csv: str | None = None
+) -> Any:
+    """One call with a JSON body or a CSV one; its JSON answer, None for an answer without a body.
+
+    Ends the program with the problem's detail: exit code 3 when it is worth trying again, 1 otherwise.
+    """
     import httpx
 
+    headers = {"Authorization": f"Bearer {key}"} | ({} if csv is None else {"Content-Type": "text/csv"})
+    content = None if csv is None else csv.encode()
     try:
-        answer = httpx.request(method, url + path, headers={"Authorization": f"Bearer {key}"}, json=body, params=query, timeout=30)
+        answer = httpx.request(method, url + path, headers=headers, json=body, content=content, params=query, timeout=30)
     except httpx.HTTPError as error:
         fail(f"no answer from {url}: {error}", 3)
     if answer.is_error:
@@ -26,7 +33,7 @@ def call(method: str, url: str, key: str, path: str, body: object = None, query:
         except (ValueError, KeyError, TypeError):
             detail = answer.text
         fail(f"{answer.status_code}: {detail}", 3 if answer.status_code == 503 else 1)
-    return answer.json()
+    return answer.json() if answer.content else None
 
 
 def pages(url: str, key: str, path: str, query: dict[str, str] | None = None) -> list[dict[str, Any]]:

@@ -4,10 +4,17 @@ from typing import Annotated
 
 import typer
 
+from cloud.cli import identity
 from cloud.cli.calling import URL, KeyOption, UrlOption, call, pages
+from cloud.cli.importing import import_devices
 from cloud.cli.output import Output, OutputOption, show
 
 app = typer.Typer(no_args_is_help=True, help="Devices, over the API.")
+app.command("import")(import_devices)
+app.command("rotate")(identity.rotate_secret)
+app.command("accept")(identity.accept)
+app.command("reset")(identity.reset_registration)
+app.command("identity")(identity.show_identity)
 
 
 @app.command("create")

@@ -34,3 +34,22 @@ def create_product(
 def list_products(key: KeyOption, api_url: UrlOption = URL, output: OutputOption = Output.TABLE) -> None:
     """List the tenant's products."""
     show(pages(api_url, key, "/v1/products"), output)
+
+
+@app.command("registration")
+def registration(
+    product_key: str,
+    key: KeyOption,
+    mode: Annotated[str | None, typer.Option(help="closed, registered_only or open; without it the present one is shown.")] = None,
+    api_url: UrlOption = URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Whether devices of a product can register themselves."""
+    path = f"/v1/products/{product_key}/registration"
+    show([call("GET", api_url, key, path) if mode is None else call("PUT", api_url, key, path, {"mode": mode})], output)
+
+
+@app.command("secret")
+def rotate_product_secret(product_key: str, key: KeyOption, api_url: UrlOption = URL, output: OutputOption = Output.TABLE) -> None:
+    """Give a product a new secret for its firmware, shown this once; the old one registers nobody any more."""
+    show([call("POST", api_url, key, f"/v1/products/{product_key}/registration/secret", {})], output)

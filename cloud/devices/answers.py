@@ -99,7 +99,7 @@ def _on_topo_add(talk: Talk) -> Answer:
     known = credentials_in(talk.session, talk.vault, [item.key for item in talk.params])
     try:
         found = [
-            topology.check_sub_device(talk.device_id, talk.tenant_id, item, known.get(item.key), Code.BAD_TOPOLOGY_SIGN)
+            topology.check_sub_device(talk.device_id, talk.tenant_id, item, known.get(item.key), Code.BAD_TOPOLOGY_SIGN, talk.now_ms)
             for item in talk.params
         ]
         topology.add_sub_devices(talk.session, talk.device_id, found, talk.received_ms)

@@ -24,11 +24,40 @@ LEASE_MS = 10_000
 
 REGISTRY_CHANGED = "registry.changed"
 ACCESS_LEASE = "access.lease"
+AUTHORITIES_CHANGED = "registry.authorities"
+
+
+class Accepts(enum.StrEnum):
+    """What a device may prove itself with."""
+
+    BOTH = "both"
+    SECRET = "secret"  # noqa: S105 - a word
+    CERTIFICATE = "certificate"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What else than its present secret proves a device. Secrets are plain here: keep them short-lived, never log them."""
+
+    accepts: Accepts = Accepts.BOTH
+    previous: bytes = field(default=b"", repr=False)
+    """The secret before the present one; it counts until `previous_until_ms`."""
+    previous_until_ms: int = 0
+    token_client_id: str = ""
+    token: bytes = field(default=b"", repr=False)
+    unconfirmed: bool = False
+    """It was given its secret by registration and has not connected with it since, as far as is known."""
+
+
+ONLY_ITS_SECRET = Identity()
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What `access` needs to let a device in. `secret` is the plain device secret: keep it short-lived, never log it."""
+    """What `access` needs to let a device in. `secret` is the plain device secret: keep it short-lived, never log it.
+
+    `proof` marks what a CONNECT has proved when that is not the present secret, and `proof_until_ms` when it ends by itself.
+    """
 
     tenant_id: int
     device_id: int
@@ -38,6 +67,25 @@ class Credentials:
     is_gateway: bool
     enabled: bool
     secret: bytes = field(repr=False)
+    identity: Identity = field(default=ONLY_ITS_SECRET, repr=False)
+    proof: bytes = field(default=b"", repr=False)
+    proof_until_ms: int | None = None
+
+    def secrets_at(self, now_ms: int) -> tuple[bytes, ...]:
+        """The secrets that prove the device now: the present one, and the one before it as long as that counts."""
+        if self.identity.accepts is Accepts.CERTIFICATE:
+            return ()
+        previous = self.identity.previous
+        return (self.secret, previous) if previous and now_ms < self.identity.previous_until_ms else (self.secret,)
+
+
+class TrustedAuthority(msgspec.Struct, frozen=True):
+    """A tenant's certificate authority that is not retired."""
+
+    tenant_id: int
+    fingerprint: str
+    pem: str
+    to_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +265,11 @@ def check_device_name(name: str) -> None:
 def secret_context(product_key: str, device_name: str) -> str:
     """What a device's sealed secret is bound to."""
     return f"{product_key}/{device_name}"
+
+
+def token_context(product_key: str, device_name: str) -> str:
+    """What a device's sealed token is bound to."""
+    return f"{product_key}/{device_name}/token"
 
 
 def state_at(state: str, expires_ms: int, now_ms: int) -> CommandState:

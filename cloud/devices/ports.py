@@ -32,3 +32,7 @@ class Changes(Protocol):
     """Tells the other roles to forget what they cached."""
 
     async def registry_changed(self, product_key: str, device_name: str | None) -> None: ...
+
+    async def authorities_changed(self) -> None:
+        """A tenant's certificate authority was added or retired."""
+        ...

@@ -10,8 +10,18 @@ import msgspec
 from sqlalchemy import Row, Table, and_, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from cloud.devices.identity import identities
 from cloud.devices.lifecycle import Move, State, moved
-from cloud.devices.model import CommandReply, CommandState, Credentials, DeviceFacts, PresenceChange, SubDevice, secret_context
+from cloud.devices.model import (
+    ONLY_ITS_SECRET,
+    CommandReply,
+    CommandState,
+    Credentials,
+    DeviceFacts,
+    PresenceChange,
+    SubDevice,
+    secret_context,
+)
 from cloud.devices.tables import CommandRow, DeviceRow, PresenceRow, ReportedRow, TopologyRow
 from cloud.foundation.audit import record
 from cloud.foundation.db import KEYS_A_STATEMENT, Database, upsert
@@ -35,12 +45,15 @@ def credentials_for(database: Database, vault: Vault, keys: Sequence[DeviceKey])
 
 def credentials_in(session: Session, vault: Vault, keys: Sequence[DeviceKey]) -> dict[DeviceKey, Credentials]:
     """The same within a transaction."""
+    rows = list(_device_rows(session, keys))
+    more = identities(session, vault, {row.id: (row.product_key, row.device_name) for row in rows})
     return {
         (row.product_key, row.device_name): Credentials(
             *_identity(row),
             secret=vault.open(row.sealed_secret, secret_context(row.product_key, row.device_name)),
+            identity=more.get(row.id, ONLY_ITS_SECRET),
         )
-        for row in _device_rows(session, keys)
+        for row in rows
     }
 
 

@@ -164,3 +164,36 @@ class GroupMemberRow(Model):
 
     group_id: Mapped[int] = mapped_column(Id, ForeignKey("device_group.id"), primary_key=True, autoincrement=False)
     device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"), primary_key=True, autoincrement=False, index=True)
+
+
+class DeviceIdentityRow(TenantOwned, Model):
+    """What else than its present secret proves a device, and how far its registration is; no row: nothing else does.
+
+    `sealed_previous` opens in the context of the secret, `sealed_token` in `product_key/device_name/token`.
+    """
+
+    __tablename__ = "device_identity"
+
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"), primary_key=True, autoincrement=False)
+    accepts: Mapped[str] = mapped_column(String(16), default="both")
+    sealed_previous: Mapped[bytes | None] = mapped_column(LargeBinary)
+    previous_until_ms: Mapped[int | None] = mapped_column(BigInteger)
+    registration: Mapped[str | None] = mapped_column(String(16))
+    registered_ms: Mapped[int | None] = mapped_column(BigInteger)
+    token_client_id: Mapped[str | None] = mapped_column(String(64))
+    sealed_token: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+
+class TenantAuthorityRow(TenantOwned, Model):
+    """A certificate authority whose certificates a tenant's devices may show, until it is retired."""
+
+    __tablename__ = "tenant_authority"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64), unique=True)
+    subject: Mapped[str] = mapped_column(String(512), unique=True)
+    pem: Mapped[str] = mapped_column(Text)
+    from_ms: Mapped[int] = mapped_column(BigInteger)
+    to_ms: Mapped[int] = mapped_column(BigInteger)
+    added_ms: Mapped[int] = mapped_column(BigInteger)
+    retired_ms: Mapped[int | None] = mapped_column(BigInteger)

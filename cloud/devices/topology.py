@@ -27,14 +27,16 @@ class TopologyRefused(Exception):
         self.code = code
 
 
-def check_sub_device(gateway_id: int, tenant_id: int, item: SignedIdentity, known: Credentials | None, wrong: Code) -> Credentials:
+def check_sub_device(
+    gateway_id: int, tenant_id: int, item: SignedIdentity, known: Credentials | None, wrong: Code, now_ms: int
+) -> Credentials:
     """Whether the gateway may speak for a sub-device, by the secret; `wrong` is the code of a wrong sign. Raises TopologyRefused."""
     name = f"{item.product_key}/{item.device_name}"
     if known is None or known.tenant_id != tenant_id:
         raise TopologyRefused(Code.DEVICE_UNKNOWN, f"{name}: no such device: enter it on the platform, or correct its name")
     if known.device_id == gateway_id:
         raise TopologyRefused(Code.WITH_ITSELF, f"{name}: a gateway is not its own sub-device")
-    if not item.proves(known.secret):
+    if not any(item.proves(secret) for secret in known.secrets_at(now_ms)):
         raise TopologyRefused(wrong, f"{name}: the sign is not the one that the sub-device's secret makes")
     if not known.enabled:
         raise TopologyRefused(Code.DEVICE_DISABLED, f"{name}: the device is disabled")

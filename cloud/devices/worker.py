@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from cloud.devices.model import ACCESS_LEASE, LEASE_MS, REGISTRY_CHANGED, RegistryChange
+from cloud.devices.model import ACCESS_LEASE, AUTHORITIES_CHANGED, LEASE_MS, REGISTRY_CHANGED, RegistryChange
 from cloud.foundation.bus import Bus, BusAway
 from cloud.foundation.logs import get_logger
 
@@ -38,3 +38,9 @@ class RegistryEvents:
             await self._bus.publish(REGISTRY_CHANGED, msgspec.json.encode(RegistryChange(product_key, device_name)))
         except BusAway as error:
             get_logger().warning("registry.event_lost", product_key=product_key, device_name=device_name, error=str(error))
+
+    async def authorities_changed(self) -> None:
+        try:
+            await self._bus.publish(AUTHORITIES_CHANGED, b"")
+        except BusAway as error:
+            get_logger().warning("registry.event_lost", what="authorities", error=str(error))

@@ -1,6 +1,6 @@
 """Products of tenants. The built-in product `gateway` is the same for all tenants and has no row."""
 
-from sqlalchemy import BigInteger, String, Text
+from sqlalchemy import BigInteger, ForeignKey, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from cloud.foundation.db import Id, Model, TenantOwned
@@ -14,3 +14,14 @@ class ProductRow(TenantOwned, Model):
     name: Mapped[str] = mapped_column(String(128))
     tsl: Mapped[str] = mapped_column(Text)
     created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class ProductRegistrationRow(TenantOwned, Model):
+    """How devices of a product come by their secrets; no row: they do not. `sealed_secret` opens in the context `product:KEY`."""
+
+    __tablename__ = "product_registration"
+
+    product_key: Mapped[str] = mapped_column(String(32), ForeignKey("product.product_key"), primary_key=True)
+    mode: Mapped[str] = mapped_column(String(16))
+    sealed_secret: Mapped[bytes | None] = mapped_column(LargeBinary)
+    changed_ms: Mapped[int] = mapped_column(BigInteger)

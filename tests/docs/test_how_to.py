@@ -83,3 +83,43 @@ def test_a_controller_on_a_serial_line_is_tried_without_hardware(tmp_path: Path)
     said = run("put-the-agent-into-an-appliance.md", tmp_path, 2, {"HEARTHLINE_EDGE_FRONT_DOOR_PORT": "0"})
     assert re.search(r"^6 +0 +6 +0 +yes", said, re.MULTILINE), said
     assert '"event":"stopped","rows":3,"readings":6,"held":0,"dropped":0' in (tmp_path / "controller.jsonl").read_text()
+
+
+def test_a_device_registers_and_a_fleet_is_imported(tmp_path: Path) -> None:
+    needs("openssl", "curl")
+    with Cloud(tmp_path, crash_points=False) as cloud:
+        environment = identity_environment(cloud)
+        said = run("let-devices-register.md", tmp_path, 4, environment)
+        secret = re.search(r'{"code":200,"data":{.*"deviceSecret":"([0-9a-f]{32})"},"message":"success"}', said)
+        assert secret is not None, said
+        assert re.search(r"both +False +given", said), said
+        assert re.search(r"both +False +reset", said), said
+        assert "2 created, 0 there already, 0 failed" in said
+        moved = RawClient(cloud.mqtt_port, "stove-2", product_key=environment["PRODUCT_KEY"], secret=b"f00d" * 8).open()
+        moved.close()
+
+
+def test_a_device_connects_by_a_certificate_and_the_authority_changes(tmp_path: Path) -> None:
+    needs("openssl")
+    cloud = Cloud(tmp_path, crash_points=False)
+    cloud.data = tmp_path / "hearthline-data"
+    with cloud:
+        said = run("use-client-certificates.md", tmp_path, 5, identity_environment(cloud) | {"MQTTS_PORT": str(cloud.mqtts_port)})
+        retired = {one["subject"]: one["retired"] for one in cloud.api.get("/v1/certificate-authorities")["items"]}
+    assert "posted by certificate" in said
+    assert (bool(retired["CN=Maker CA 1"]), retired["CN=Maker CA 2"]) == (True, None)
+
+
+def needs(*programs: str) -> None:
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"the page uses {program}, which is not installed")
+
+
+def identity_environment(cloud: Cloud) -> dict[str, str]:
+    tsl = {"properties": [{"identifier": "Power", "name": "Power", "accessMode": "r", "dataType": {"type": "float", "specs": {}}}]}
+    return {
+        "HEARTHLINE_API_URL": cloud.api_url,
+        "HEARTHLINE_API_KEY": cloud.admin_key,
+        "PRODUCT_KEY": cloud.product("Stove", tsl),
+    }

@@ -39,6 +39,10 @@ class FakeSessions:
 @dataclass(slots=True)
 class FakeChanges:
     seen: list[tuple[str, str | None]] = field(default_factory=list)
+    authorities: int = 0
 
     async def registry_changed(self, product_key: str, device_name: str | None) -> None:
         self.seen.append((product_key, device_name))
+
+    async def authorities_changed(self) -> None:
+        self.authorities += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 
-from cloud.access.worker import serve
+from cloud.access.worker import RECHECK_S, serve
 from cloud.devices.model import Credentials, SubDevice
 from cloud.foundation.bus import Bus
 from cloud.foundation.crashpoint import arm
@@ -64,7 +64,7 @@ def clients(count: int) -> list[list[str]]:
     return rows
 
 
-async def run(nats_url: str, token: str, port: int, stream_bytes: int, bounds: Bounds) -> None:
+async def run(nats_url: str, token: str, port: int, stream_bytes: int, bounds: Bounds, recheck_s: float) -> None:
     listener = socket.create_server(("127.0.0.1", port), backlog=4096)
     bus = await Bus.connect(nats_url, token, "access")
 
@@ -92,6 +92,7 @@ async def run(nats_url: str, token: str, port: int, stream_bytes: int, bounds: B
             metrics=metrics,
             stream_bytes=stream_bytes,
             bounds=bounds,
+            recheck_s=recheck_s,
             ready=ready,
         )
     finally:
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--stream-bytes", type=int, default=4 << 30)
     parser.add_argument("--crash-dir", type=Path)
+    parser.add_argument("--recheck-s", type=float, default=RECHECK_S)
     for name, value in asdict(Bounds()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args(arguments)
@@ -112,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arm(options.crash_dir)
     bounds = Bounds(**{name: getattr(options, name) for name in asdict(Bounds())})
     try:
-        uvloop.run(run(options.nats, options.token, options.port, options.stream_bytes, bounds))
+        uvloop.run(run(options.nats, options.token, options.port, options.stream_bytes, bounds, options.recheck_s))
     except KeyboardInterrupt:
         return 0
     return 0

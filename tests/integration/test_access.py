@@ -15,6 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from cloud.access.model import UPLINK_STREAM, Delivered, Downlink, Kind, encode_downlink
 from cloud.access.service import AccessDownlink, send_down
+from cloud.access.worker import RECHECK_S
 from cloud.devices.model import Order
 from cloud.foundation.bus import Bus
 from protocols.alink.credentials import sign
@@ -40,7 +41,7 @@ def nats(tmp_path: Path) -> Iterator[Nats]:
 def start_door(nats: Nats, tmp_path: Path) -> Iterator[StartDoor]:
     doors: list[Door] = []
 
-    def start(**options: int) -> Door:
+    def start(**options: float) -> Door:
         doors.append(Door(nats, tmp_path, **options))
         return doors[-1]
 
@@ -348,6 +349,16 @@ def test_a_disabled_device_loses_its_session(nats: Nats, door: Door) -> None:
     refused = RawClient(door.port, "d1")
     refused.sock.sendall(encode(refused.connect, 4))
     assert getattr(refused.next(), "reason", None) == 5
+
+
+def test_a_disabled_device_loses_its_session_though_the_event_was_lost(nats: Nats, start_door: StartDoor) -> None:
+    assert RECHECK_S <= 30, "half of what is promised"
+    door = start_door(recheck_s=0.2)
+    client, other = RawClient(door.port, "d1", version=5).open(), RawClient(door.port, "d2", version=5).open()
+    nats.on_bus(lambda bus: bus.request("test.disable", b"d1"))
+    assert client.next() == Disconnect(0x98)
+    other.sock.sendall(encode(PingReq()))
+    assert isinstance(other.next(), PingResp)
 
 
 async def test_a_client_of_mqtt_5_posts_and_subscribes(nats: Nats, door: Door) -> None:

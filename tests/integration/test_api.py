@@ -16,7 +16,7 @@ from cloud.app import build_api
 from cloud.artefacts.service import Depot
 from cloud.devices.delivery import Redelivery
 from cloud.devices.model import CommandReply, PresenceChange
-from cloud.devices.service import apply_presence, apply_reported, complete_commands, device_facts
+from cloud.devices.service import apply_presence, apply_reported, complete_commands, credentials_for, device_facts
 from cloud.devices.tables import CommandRow
 from cloud.foundation.bus import BusAway, NobodyAnswers
 from cloud.foundation.db import Database
@@ -394,9 +394,9 @@ async def test_one_scrape_holds_the_metrics_of_every_role_that_answers(rig: Rig)
 
 
 # What another tenant and nobody get of each operation, told apart by operation id: a route that is not here fails the test.
-PUBLIC = {"get_health", "get_readiness", "get_metrics", "download_firmware"}
-LISTS_OWN = {"list_firmware", "list_products", "list_quarantine", "count_quarantine"}
-MAKES_OWN = {"create_product"}
+PUBLIC = {"get_health", "get_readiness", "get_metrics", "download_firmware", "register_device", "bootstrap_device"}
+LISTS_OWN = {"list_firmware", "list_products", "list_quarantine", "count_quarantine", "list_authorities"}
+MAKES_OWN = {"create_product", "add_authority"}
 OF_A_RESOURCE: dict[str, object] = {
     "get_product": None,
     "create_device": {"device_name": "intruder"},
@@ -433,6 +433,15 @@ OF_A_RESOURCE: dict[str, object] = {
     "replay_quarantine_entry": {},
     "discard_quarantine_entry": {},
     "list_unreadable_messages": None,
+    "get_registration": None,
+    "set_registration": {"mode": "open"},
+    "rotate_product_secret": {},
+    "import_devices": {},
+    "get_identity": None,
+    "set_identity": {"accepts": "secret"},
+    "rotate_secret": {},
+    "reset_registration": None,
+    "retire_authority": None,
 }
 DECIDES_ABOUT_OWN = {"replay_quarantine", "discard_quarantine"}  # each about everything its tenant holds: nothing, here
 
@@ -443,6 +452,7 @@ async def test_no_operation_shows_or_changes_anything_of_another_tenant(rig: Rig
     command_id = (await rig.one.post(f"/v1/devices/{product_key}/stove-1/properties", json={"Level": 2})).json()["command_id"]
     names = {"product_key": product_key, "device_name": "stove-1", "identifier": "Level", "command_id": command_id}
     names["number"] = rig.quarantined(product_key, "stove-1")
+    before = credentials_for(rig.database, Vault(bytes(32)), [(product_key, "stove-1")])
     seen: set[str] = set()
     for path, methods in rig.paths.items():
         for method, operation in methods.items():
@@ -466,6 +476,12 @@ async def test_no_operation_shows_or_changes_anything_of_another_tenant(rig: Rig
     assert len(rig.downlink.sent) == 1
     assert (await rig.one.get(f"/v1/quarantine/{names['number']}")).json()["state"] == "held"
     assert (await rig.one.get(f"/v1/devices/{product_key}/stove-1")).json()["enabled"] is True
+    assert credentials_for(rig.database, Vault(bytes(32)), [(product_key, "stove-1")]) == before
+    assert (await rig.one.get(f"/v1/products/{product_key}/registration")).json() == {
+        "mode": "closed",
+        "has_secret": False,
+        "changed": None,
+    }
 
 
 async def test_requests_at_once_each_get_their_own_answer(rig: Rig) -> None:
