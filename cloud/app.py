@@ -62,6 +62,7 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
     from cloud.backup.service import Backup
     from cloud.backup.worker import serve_backups
     from cloud.devices.worker import AccessLease, Redelivery, RegistryEvents
+    from cloud.foundation.idempotency import forget_regularly
     from cloud.telemetry.duckdb_store import DuckDbStore, Limits
     from cloud.telemetry.model import DAY_MS
     from cloud.telemetry.retention import Retention
@@ -116,6 +117,8 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
         pages.install(app, Sessions(database, state.vault), Live(database, state.history, bus, state.checks, lease))
         redelivering = asyncio.create_task(Redelivery(database, state.downlink).run(), name="redelivery")
         stack.callback(redelivering.cancel)
+        forgetting = asyncio.create_task(forget_regularly(database), name="idempotency")
+        stack.callback(forgetting.cancel)
         server = _api_server(app)
         serving = asyncio.create_task(server.serve([*listeners] or [listen(settings.host, settings.api_port)]), name="api")
         await _until_stopped(serving, stop, end=partial(setattr, server, "should_exit", True))
@@ -260,11 +263,13 @@ def build_api(
     from fastapi import FastAPI
 
     from cloud.devices import api as devices
+    from cloud.devices.registry import count_devices
     from cloud.foundation import api as foundation
     from cloud.foundation import problems
     from cloud.ingest import account
     from cloud.ingest import api as ingest
     from cloud.products import api as products
+    from cloud.products import library_api, versions_api
     from cloud.telemetry import api as telemetry
     from cloud.tenancy.service import KnownKeys
 
@@ -279,9 +284,10 @@ def build_api(
     state.downlink, state.sessions, state.changes, state.history = downlink, sessions, changes, history
     state.checks, state.other_roles = checks, ("access", "ingest")
     state.known_keys = KnownKeys()
+    state.product_uses = {"devices": count_devices}
     problems.install(app)
-    for router in (foundation.router, products.router, devices.router, telemetry.router, ingest.router, account.router):
-        app.include_router(router)
+    for module in (foundation, products, versions_api, library_api, devices, telemetry, ingest, account):
+        app.include_router(module.router)
     return app
 
 
@@ -357,6 +363,7 @@ def prepare_directory(settings: Settings) -> str | None:
     """Make what the data directory lacks: secrets, schema, the first tenant. Returns its admin key if it was made now."""
     # (the tables of every slice, so that the schema is known to be whole)
     import cloud.devices.tables
+    import cloud.foundation.idempotency
     import cloud.ingest.tables
     import cloud.products.tables
     import cloud.tenancy.tables  # noqa: F401

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from cloud.devices.model import COMMAND_TTL_MS, LONGEST_COMMAND_S, Command, CommandState, Device, Route
@@ -21,6 +21,7 @@ from cloud.devices.registry import (
 )
 from cloud.foundation.bus import NobodyAnswers
 from cloud.foundation.db import Database
+from cloud.foundation.idempotency import Idempotent, Once
 from cloud.foundation.logs import get_logger
 from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
 from cloud.foundation.problems import Problem, not_found
@@ -116,24 +117,27 @@ def _summary(device: Device) -> DeviceSummary:
     )
 
 
-@router.post("/v1/products/{product_key}/devices", status_code=201, operation_id="create_device")
-async def create(request: Request, caller: Caller, product_key: str, body: NewDevice) -> CreatedDevice:
+@router.post("/v1/products/{product_key}/devices", status_code=201, operation_id="create_device", response_model=CreatedDevice)
+async def create(request: Request, caller: Caller, product_key: str, body: NewDevice, once: Once) -> Response:
     """Enter a device; the answer holds its `device_secret`, which cannot be read again."""
     database: Database = request.app.state.database
     vault: Vault = request.app.state.vault
     changes: Changes = request.app.state.changes
 
-    def enter() -> str:
+    def enter() -> Response:
         with database.unit_of_work(caller.tenant_id) as work:
-            if find_product(work, product_key) is None:
+            known = once.known(work)
+            if known is not None:
+                return known
+            if find_product(work, product_key, keep=True) is None:
                 raise not_found(f"Product {product_key}")
             secret = create_device(work, vault, product_key, body.device_name, body.site)
-            work.commit()
-        return secret
+            made = CreatedDevice(product_key=product_key, device_name=body.device_name, site=body.site, device_secret=secret)
+            return once.commit(work, made, 201)
 
-    secret = await asyncio.to_thread(enter)
+    answer = await asyncio.to_thread(enter)
     await changes.registry_changed(product_key, body.device_name)
-    return CreatedDevice(product_key=product_key, device_name=body.device_name, site=body.site, device_secret=secret)
+    return answer
 
 
 @router.get("/v1/products/{product_key}/devices", operation_id="list_devices")
@@ -181,13 +185,16 @@ async def change(request: Request, caller: Caller, product_key: str, device_name
     return await asyncio.to_thread(get, request, caller, product_key, device_name)
 
 
-@router.post("/v1/devices/{product_key}/{device_name}/properties", status_code=202, operation_id="set_properties")
+@router.post(
+    "/v1/devices/{product_key}/{device_name}/properties", status_code=202, operation_id="set_properties", response_model=CommandAccepted
+)
 async def set_properties(
     request: Request,
     caller: Caller,
     product_key: str,
     device_name: str,
     body: dict[str, Any],
+    once: Once,
     expires_in_s: Annotated[
         int | None,
         Query(
@@ -196,38 +203,51 @@ async def set_properties(
             description="How long the command may wait for its end. Given, a device behind a gateway that is away can be asked too.",
         ),
     ] = None,
-) -> CommandAccepted:
+) -> Response:
     """Ask a device to take these property values (identifier -> value); read the outcome at /v1/commands/{command_id}.
 
     Through a gateway it is carried out at most once, and survives restarts of both sides until it expires.
     """
     downlink: Downlink = request.app.state.downlink
-    route, command = await asyncio.to_thread(_prepare, request, caller, product_key, device_name, body, expires_in_s)
-    if command.state == CommandState.QUEUED:
-        return CommandAccepted(command_id=command.command_id)
+    answer, prepared = await asyncio.to_thread(_prepare, request, caller, product_key, device_name, body, expires_in_s, once)
+    if prepared is None or prepared[1].state == CommandState.QUEUED:
+        return answer
+    route, command = prepared
     try:
         left = await downlink.deliver_command(
             route.key, route.gateway, command.command_id, command.method, command.params, command.expires_ms
         )
     except NobodyAnswers:
-        await asyncio.to_thread(_fail, request, caller, command.command_id)
+        await asyncio.to_thread(_fail, request, caller, command.command_id, once)
         raise
     except TryAgain as error:
         # It may have left: the command stays `sent`, and the answer or the expiry decides.
         get_logger().warning("command.delivery_unknown", command_id=command.command_id, error=str(error))
         left = True
     if not left:
-        await asyncio.to_thread(_fail, request, caller, command.command_id)
+        await asyncio.to_thread(_fail, request, caller, command.command_id, once)
         raise _offline(product_key, device_name)
-    return CommandAccepted(command_id=command.command_id)
+    if once.given:
+        await asyncio.to_thread(_settle, request, caller, once)
+    return answer
 
 
 def _prepare(
-    request: Request, caller: Principal, product_key: str, device_name: str, values: dict[str, Any], expires_in_s: int | None
-) -> tuple[Route, Command]:
+    request: Request,
+    caller: Principal,
+    product_key: str,
+    device_name: str,
+    values: dict[str, Any],
+    expires_in_s: int | None,
+    once: Idempotent,
+) -> tuple[Response, tuple[Route, Command] | None]:
+    """The answer, and the command that has to leave; no command when the request was carried out before."""
     database: Database = request.app.state.database
     sessions: Sessions = request.app.state.sessions
     with database.unit_of_work(caller.tenant_id) as work:
+        known = once.known(work)
+        if known is not None:
+            return known, None
         device = find_device(work, product_key, device_name, lease_held=sessions.lease_held())
         product = find_product(work, product_key)
         if device is None or product is None:
@@ -242,14 +262,23 @@ def _prepare(
             raise _offline(product_key, device_name)
         ttl_ms = COMMAND_TTL_MS if expires_in_s is None else 1000 * expires_in_s
         command = create_command(work, route, SET_METHOD, params, ttl_ms=ttl_ms, state=state)
-        work.commit()
-    return route, command
+        accepted = CommandAccepted(command_id=command.command_id)
+        return once.commit(work, accepted, 202, running=state == CommandState.SENT), (route, command)
 
 
-def _fail(request: Request, caller: Principal, command_id: str) -> None:
+def _fail(request: Request, caller: Principal, command_id: str, once: Idempotent) -> None:
+    """The command did not leave: it is failed, and the same request may be tried again."""
     database: Database = request.app.state.database
     with database.unit_of_work(caller.tenant_id) as work:
         fail_command(work, command_id)
+        once.release(work)
+        work.commit()
+
+
+def _settle(request: Request, caller: Principal, once: Idempotent) -> None:
+    database: Database = request.app.state.database
+    with database.unit_of_work(caller.tenant_id) as work:
+        once.settle(work)
         work.commit()
 
 

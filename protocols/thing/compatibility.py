@@ -49,7 +49,7 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference, at a path such as `properties.Power.dataType` or `services.Start.inputData.minutes`; harmless when `breaks` is empty."""
+    """One difference. `path` is such as `services.Start.inputData.minutes`; a change whose `breaks` is empty is harmless."""
 
     kind: Kind
     path: str

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cloud.devices.tables
+import cloud.foundation.idempotency
 import cloud.ingest.tables
 import cloud.products.tables
 import cloud.tenancy.tables  # noqa: F401 - the schema is that of every slice

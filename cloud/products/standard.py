@@ -1,0 +1,21 @@
+"""The standard library of product models, as products are made from it."""
+
+from functools import cache
+
+from cloud.products.model import StandardModel
+from protocols.thing import library
+
+
+@cache
+def standard_models() -> tuple[StandardModel, ...]:
+    """Every model of the library, by key."""
+    return tuple(standard_model(key) for key in library.names())
+
+
+@cache
+def standard_model(key: str) -> StandardModel:
+    """One model of the library. Raises Refused listing what there is."""
+    model = library.load(key)
+    document = model.to_dict()
+    names = document.get("names")
+    return StandardModel(key, str(document.get("name", key)), dict(names) if isinstance(names, dict) else {}, model)
