@@ -1,7 +1,8 @@
 """The OpenAPI document as a file, and what of it must not change: `python -m tests.docs.openapi` writes it, a test holds it to the code.
 
-`docs/reference/openapi.json` is what the code answers at /openapi.json; `openapi.released.json` is the file at the last release point, which
-callers may rely on: the next release copies the first onto the second (`python -m tests.docs.openapi release`). Between them nothing breaks.
+`docs/reference/openapi.json` is what the code answers at /openapi.json; `openapi.released.json` is the file at the last release point,
+which callers may rely on: the next release copies the first onto the second (`python -m tests.docs.openapi release`). Between them nothing
+breaks.
 """
 
 import json
@@ -128,7 +129,7 @@ class _Pair:
             choices = [_resolved(self.new, choice) for choice in new.get("anyOf", [new])]
             for number, choice in enumerate(old.get("anyOf", [old])):
                 if all(any(True for _ in self._request(choice, other, at, seen)) for other in choices):
-                    yield f"{at} no longer takes {_types_of(_resolved(self.old, choice)) or f'choice {number}'}"
+                    yield f"{at} no longer takes {_named(_resolved(self.old, choice)) or f'choice {number}'}"
             return
         yield from _fewer(at, "type", _types_of(old), _types_of(new))
         yield from _fewer(at, "word", _words_of(old), _words_of(new))
@@ -163,7 +164,7 @@ class _Pair:
             choices = [_resolved(self.old, choice) for choice in old.get("anyOf", [old])]
             for number, choice in enumerate(new.get("anyOf", [new])):
                 if all(any(True for _ in self._answer(other, choice, at, seen)) for other in choices):
-                    yield f"{at} may be {_types_of(_resolved(self.new, choice)) or f'choice {number}'} now"
+                    yield f"{at} may be {_named(_resolved(self.new, choice)) or f'choice {number}'} now"
             return
         was, now = _types_of(old), _types_of(new)
         if was and (not now or not now <= (was | {"integer"} if "number" in was else was)):
@@ -193,6 +194,10 @@ def _resolved(openapi: Mapping[str, Any], schema: Schema) -> Schema:
 def _types_of(schema: Schema) -> set[str]:
     found = schema.get("type", [])
     return {found} if isinstance(found, str) else set(found)
+
+
+def _named(schema: Schema) -> str:
+    return ", ".join(sorted(_types_of(schema)))
 
 
 def _words_of(schema: Schema) -> set[str]:

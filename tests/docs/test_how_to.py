@@ -83,3 +83,16 @@ def test_a_controller_on_a_serial_line_is_tried_without_hardware(tmp_path: Path)
     said = run("put-the-agent-into-an-appliance.md", tmp_path, 2, {"HEARTHLINE_EDGE_FRONT_DOOR_PORT": "0"})
     assert re.search(r"^6 +0 +6 +0 +yes", said, re.MULTILINE), said
     assert '"event":"stopped","rows":3,"readings":6,"held":0,"dropped":0' in (tmp_path / "controller.jsonl").read_text()
+
+
+def test_a_thing_model_is_changed_in_a_draft_and_published(tmp_path: Path) -> None:
+    with Cloud(tmp_path, crash_points=False) as cloud:
+        environment = {"HEARTHLINE_API_URL": cloud.api_url, "HEARTHLINE_API_KEY": cloud.admin_key}
+        said = run("change-a-thing-model.md", tmp_path, 4, environment)
+    assert re.search(r"range_hood +Range hood +吸油烟机", said)
+    assert "It takes [0, 800], it took [0, 1000]: 1000" in said
+    assert "publishable: with_accept_breaking" in said
+    assert "it breaks devices: `draft publish --accept-breaking`" in said
+    assert "refused, as it should be" in said
+    assert re.search(r"^2 +published +the motor takes 800 W", said, re.MULTILINE), said
+    assert "2 versions of its thing model would be deleted; say --yes" in said
