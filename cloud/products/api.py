@@ -13,7 +13,7 @@ from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
 from cloud.foundation.problems import not_found
 from cloud.products.model import NodeType, Product
 from cloud.products.ports import Changes, ProductUses
-from cloud.products.service import change_product, create_product, delete_product, find_product, list_products
+from cloud.products.service import change_product, create_product, delete_product, find_product, hold_product, list_products
 from cloud.tenancy.api import Caller
 
 router = APIRouter(prefix="/v1/products", tags=["products"])
@@ -150,11 +150,11 @@ async def delete(request: Request, caller: Caller, product_key: str, based: IfMa
 
     def remove() -> bool:
         with database.unit_of_work(caller.tenant_id) as work:
-            product = find_product(work, product_key)
-            gone = delete_product(work, product_key, uses)
-            if product is None or not gone:
+            product = find_product(work, product_key) if hold_product(work, product_key) else None
+            if product is None:
                 return False
             based.check(_tag(product))
+            delete_product(work, product_key, uses)
             work.commit()
         return True
 

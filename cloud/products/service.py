@@ -153,6 +153,14 @@ def find_product(work: UnitOfWork, product_key: str, *, keep: bool = False) -> P
     return None if row is None else _product(row)
 
 
+def hold_product(work: UnitOfWork, product_key: str) -> bool:
+    """Let everybody else who changes this product or its draft wait until the unit of work ends; False when there is none.
+
+    What is read after it is what the change is made to. Raises Problem 409 for the built-in product.
+    """
+    return product_row(work, product_key) is not None
+
+
 def product_row(work: UnitOfWork, product_key: str) -> ProductRow | None:
     """The row of a product that is about to be changed, locked; for this slice only. Raises Problem 409 for the built-in product."""
     if product_key == GATEWAY:

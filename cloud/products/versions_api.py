@@ -13,6 +13,7 @@ from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
 from cloud.foundation.problems import not_found
 from cloud.products.model import GATEWAY, ThingModelVersion, VersionState
 from cloud.products.ports import Changes, ProductUses
+from cloud.products.service import hold_product
 from cloud.products.versions import (
     check_draft,
     delete_draft,
@@ -177,11 +178,13 @@ def put(
         known = once.known(work)
         if known is not None:
             return known
+        if not hold_product(work, product_key):
+            raise not_found(f"Product {product_key}")
         before = find_draft(work, product_key)
+        based.check(None if before is None else _tag(before))
         draft = put_draft(work, product_key, tsl, caller.key_name)
         if draft is None:
             raise not_found(f"Product {product_key}")
-        based.check(None if before is None else _tag(before))
         return once.commit(work, _view(draft), headers={"ETag": _tag(draft)})
 
 
@@ -199,10 +202,11 @@ def remove_draft(request: Request, caller: Caller, product_key: str, based: IfMa
     """Throw the draft away."""
     database: Database = request.app.state.database
     with database.unit_of_work(caller.tenant_id) as work:
-        before = find_draft(work, product_key)
-        if before is None or not delete_draft(work, product_key):
+        before = find_draft(work, product_key) if hold_product(work, product_key) else None
+        if before is None:
             raise not_found(f"A draft of product {product_key}")
         based.check(_tag(before))
+        delete_draft(work, product_key)
         work.commit()
 
 
@@ -230,13 +234,14 @@ async def publish(request: Request, caller: Caller, product_key: str, body: Publ
             known = once.known(work)
             if known is not None:
                 return known
-            before = find_draft(work, product_key)
+            before = find_draft(work, product_key) if hold_product(work, product_key) else None
+            if before is not None:
+                based.check(_tag(before))
             version = publish_draft(
                 work, product_key, caller.key_name, uses["devices"], accept_breaking=body.accept_breaking, note=body.note
             )
-            if before is None or version is None:
+            if version is None:
                 raise not_found(f"A draft of product {product_key}")
-            based.check(_tag(before))
             return once.commit(work, _view(version), headers={"ETag": _tag(version)})
 
     answer = await asyncio.to_thread(carry_out)

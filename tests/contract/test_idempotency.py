@@ -15,9 +15,9 @@ from cloud.foundation.idempotency import IdempotencyRow, Idempotent, keep_newest
 from cloud.foundation.problems import Problem
 from cloud.foundation.schema import configuration_for, upgrade
 from cloud.foundation.vault import Vault
-from cloud.products.service import create_product, delete_product, find_product, list_products
+from cloud.products.service import create_product, delete_product, find_product, hold_product, list_products
 from cloud.products.tables import ProductRow, ThingModelVersionRow
-from cloud.products.versions import find_version, publish_draft, put_draft
+from cloud.products.versions import find_draft, find_version, publish_draft, put_draft
 from cloud.tenancy.service import create_tenant
 from protocols.errors import TryAgain
 from tests.contract.databases import postgresql_programs, postgresql_server, sqlite_database
@@ -214,6 +214,31 @@ def test_a_product_that_is_being_used_is_not_deleted_meanwhile(database: Databas
     with database.reading(ONE) as work:
         assert list_products(work, 0, 10) == []
     assert count(database, ThingModelVersionRow) == 0
+
+
+def test_who_changes_a_draft_sees_what_the_one_before_made_of_it(database: Database) -> None:
+    with database.unit_of_work(ONE) as work:
+        key = create_product(work, "Stove", TSL).product_key
+        work.commit()
+    seen: list[int] = []
+
+    def second() -> None:
+        with database.unit_of_work(ONE) as work:
+            assert hold_product(work, key)
+            draft = find_draft(work, key)
+            seen.append(0 if draft is None else draft.revision)
+            changed = put_draft(work, key, TSL, "second")
+            seen.append(0 if changed is None else changed.revision)
+            work.commit()
+
+    with database.unit_of_work(ONE) as work:
+        assert hold_product(work, key)
+        changing = threading.Thread(target=second)
+        changing.start()
+        assert put_draft(work, key, TSL, "first") is not None
+        work.commit()
+    changing.join()
+    assert seen == [1, 2]
 
 
 def test_products_from_before_versions_have_their_model_as_version_one(empty: Database) -> None:
