@@ -17,6 +17,8 @@ from protocols.thing.export import plain_tsl
 from protocols.thing.model import parse_thing_model
 from protocols.thing.slots import type_conflicts
 
+MOST_VERSIONS = 1_000  # all of them are asked whenever one is published
+
 _Row = ThingModelVersionRow
 
 
@@ -74,11 +76,11 @@ def list_versions(work: UnitOfWork, product_key: str, after: int, limit: int) ->
     ]
 
 
-def put_draft(work: UnitOfWork, product_key: str, tsl: object, by: str) -> ThingModelVersion | None:
+def put_draft(work: UnitOfWork, product_key: str, tsl: object, by: str, *, most: int = MOST_VERSIONS) -> ThingModelVersion | None:
     """Make `tsl` the draft, in the place of the one there is; None when there is no such product.
 
     It may be the vendor's own document: its generated entries, link and product key are left out. Raises Refused naming what is wrong
-    in it, Problem 409 for the built-in product.
+    in it, Problem 409 for the built-in product or one that has 1,000 versions.
     """
     product = product_row(work, product_key)
     if product is None:
@@ -87,6 +89,9 @@ def put_draft(work: UnitOfWork, product_key: str, tsl: object, by: str) -> Thing
     row = _draft_row(work, product)
     if row is None:
         number = 1 + (work.session.scalar(select(func.max(_Row.number)).where(_Row.product_id == product.id)) or 0)
+        if number > most:
+            detail = f"Product {product_key} has {most} versions, and can have no more; make a new product for what comes now."
+            raise Problem(409, "too-many-versions", detail)
         row = _Row(product_id=product.id, number=number, state=str(VersionState.DRAFT), note="", revision=0)
         row.published_ms = row.published_by = None
         work.session.add(row)

@@ -10,7 +10,7 @@ from cloud.foundation.db import Database
 from cloud.foundation.etags import IfMatch, IfNoneMatch, body_tag, revision_tag
 from cloud.foundation.idempotency import Once
 from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
-from cloud.foundation.problems import not_found
+from cloud.foundation.problems import Problem, not_found
 from cloud.products.model import GATEWAY, ThingModelVersion, VersionState
 from cloud.products.ports import Changes, ProductUses
 from cloud.products.service import hold_product
@@ -117,6 +117,12 @@ def _answer(response: Response, held: IfNoneMatch, version: ThingModelVersion | 
     return held.unchanged(_tag(version)) or _view(version)
 
 
+def _no_draft(product_key: str) -> Problem:
+    """The same answer for a product without a draft and for one that does not exist, or belongs to another tenant."""
+    path = f"/v1/products/{product_key}/thing-model/draft"
+    return Problem(404, "not-found", f"Product {product_key} has no draft; PUT {path} makes one, if the product is one of yours.")
+
+
 @router.get("/thing-model", operation_id="get_thing_model", response_model=VersionView)
 def get_active(
     request: Request, response: Response, caller: Caller, product_key: str, held: IfNoneMatch, version: Number = None
@@ -194,7 +200,9 @@ def get_draft(request: Request, response: Response, caller: Caller, product_key:
     database: Database = request.app.state.database
     with database.reading(caller.tenant_id) as work:
         found = find_draft(work, product_key)
-    return _answer(response, held, found, f"A draft of product {product_key}")
+    if found is None:
+        raise _no_draft(product_key)
+    return _answer(response, held, found, "")
 
 
 @router.delete("/thing-model/draft", status_code=204, operation_id="delete_draft")
@@ -204,7 +212,7 @@ def remove_draft(request: Request, caller: Caller, product_key: str, based: IfMa
     with database.unit_of_work(caller.tenant_id) as work:
         before = find_draft(work, product_key) if hold_product(work, product_key) else None
         if before is None:
-            raise not_found(f"A draft of product {product_key}")
+            raise _no_draft(product_key)
         based.check(_tag(before))
         delete_draft(work, product_key)
         work.commit()
@@ -218,7 +226,7 @@ def check(request: Request, caller: Caller, product_key: str) -> ReportView:
     with database.reading(caller.tenant_id) as work:
         report = check_draft(work, product_key, uses["devices"])
     if report is None:
-        raise not_found(f"A draft of product {product_key}")
+        raise _no_draft(product_key)
     return ReportView.model_validate(report_members(report))
 
 
@@ -241,7 +249,7 @@ async def publish(request: Request, caller: Caller, product_key: str, body: Publ
                 work, product_key, caller.key_name, uses["devices"], accept_breaking=body.accept_breaking, note=body.note
             )
             if version is None:
-                raise not_found(f"A draft of product {product_key}")
+                raise _no_draft(product_key)
             return once.commit(work, _view(version), headers={"ETag": _tag(version)})
 
     answer = await asyncio.to_thread(carry_out)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from fastapi import Response
 from pydantic import BaseModel
 from sqlalchemy import func, select, text, update
@@ -20,7 +21,7 @@ from cloud.products.tables import ProductRow, ThingModelVersionRow
 from cloud.products.versions import find_draft, find_version, publish_draft, put_draft
 from cloud.tenancy.service import create_tenant
 from protocols.errors import TryAgain
-from tests.contract.databases import postgresql_programs, postgresql_server, sqlite_database
+from tests.contract.databases import postgresql_database, postgresql_programs, postgresql_server, sqlite_database
 
 TSL: dict[str, Any] = {"properties": [{"identifier": "Power", "accessMode": "rw", "dataType": {"type": "int", "specs": {}}}]}
 ONE, TWO = 1, 2
@@ -40,18 +41,13 @@ def postgresql() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "sqlite":
-        database = sqlite_database(tmp_path)
+    if request.param == "postgresql":
+        with postgresql_database(request.getfixturevalue("postgresql"), f"t{abs(hash(request.node.name))}") as database:
+            yield database
     else:
-        server = request.getfixturevalue("postgresql")
-        name = f"t{abs(hash(request.node.name))}"
-        admin = Database(server + "postgres")
-        with admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        admin.close()
-        database = Database(server + name)
-    yield database
-    database.close()
+        database = sqlite_database(tmp_path)
+        yield database
+        database.close()
 
 
 @pytest.fixture
@@ -241,9 +237,17 @@ def test_who_changes_a_draft_sees_what_the_one_before_made_of_it(database: Datab
     assert seen == [1, 2]
 
 
-def test_products_from_before_versions_have_their_model_as_version_one(empty: Database) -> None:
-    from alembic import command
+def test_a_product_has_so_many_versions_and_no_more(database: Database) -> None:
+    with database.unit_of_work(ONE) as work:
+        key = create_product(work, "Stove", TSL).product_key
+        assert put_draft(work, key, TSL, "", most=2) is not None
+        assert put_draft(work, key, TSL, "", most=2) is not None, "the same draft"
+        assert publish_draft(work, key, "", lambda *_: 0) is not None
+        with pytest.raises(Problem, match="make a new product"):
+            put_draft(work, key, TSL, "", most=2)
 
+
+def test_products_from_before_versions_have_their_model_as_version_one(empty: Database) -> None:
     configuration = configuration_for(empty)
     command.upgrade(configuration, "0005")
     with empty.engine.begin() as connection:
