@@ -18,7 +18,7 @@ from cloud.tenancy.api import Caller
 
 router = APIRouter(prefix="/v1/products", tags=["products"])
 
-Description = Annotated[str, Field(max_length=1024)]
+Description = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00]*$")]  # PostgreSQL stores no NUL
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 
 

@@ -107,7 +107,12 @@ def checked(tsl: object) -> ThingModel:
     """A thing model that came from outside. Raises Refused naming what is wrong in it."""
     if not isinstance(tsl, dict):
         raise Refused(Reason.BAD_THING_MODEL, "$: the thing model must be a JSON object with properties, events and services")
-    return parse_thing_model(tsl)
+    model = parse_thing_model(tsl)
+    try:
+        as_text(model)
+    except UnicodeEncodeError as error:  # JSON can write half of a surrogate pair, which is no text
+        raise Refused(Reason.BAD_THING_MODEL, f"$: it holds a text that is no Unicode, with {error.object[error.start]!a}") from error
+    return model
 
 
 def change_product(work: UnitOfWork, product_key: str, name: str | None, description: str | None) -> Product | None:

@@ -86,7 +86,7 @@ class Publishing(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     accept_breaking: Annotated[bool, Field(description="Publish although the report names somebody who breaks.")] = False
-    note: Annotated[str, Field(max_length=1024, description="What this version is for.")] = ""
+    note: Annotated[str, Field(max_length=1024, pattern=r"^[^\x00]*$", description="What this version is for.")] = ""
 
 
 def _view(version: ThingModelVersion) -> VersionView:

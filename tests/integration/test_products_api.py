@@ -125,6 +125,24 @@ async def test_a_draft_is_thrown_away_and_a_new_one_takes_its_number(rig: Rig) -
     assert ok(await rig.one.get(draft))["tsl"] == added("A")
 
 
+@pytest.mark.parametrize(
+    "tsl",
+    [
+        b'{"note":"\\ud800"}',
+        b'{"\\ud800":1}',
+        b'{"properties":[{"identifier":"A","name":"\\ud800","dataType":{"type":"int"}}]}',
+        b'{"note":' + b"[" * 500 + b"]" * 500 + b"}",
+    ],
+    ids=["half a pair", "in a key", "in a name", "nesting"],
+)
+async def test_a_thing_model_that_cannot_be_stored_is_refused(rig: Rig, tsl: bytes) -> None:
+    key, kind = await rig.product(rig.one), {"Content-Type": "application/json"}
+    answer = await rig.one.put(f"/v1/products/{key}/thing-model/draft", content=tsl, headers=kind)
+    problem(answer, 422, "bad-thing-model")
+    answer = await rig.one.post("/v1/products", content=b'{"name":"x","tsl":' + tsl + b"}", headers=kind)
+    problem(answer, 422, "bad-thing-model")
+
+
 async def test_the_vendors_own_document_goes_in_and_comes_out(rig: Rig) -> None:
     key = await rig.product(rig.one)
     stove = library.load("integrated_stove")
