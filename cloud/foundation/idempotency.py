@@ -10,6 +10,7 @@ effect goes on after the commit (a command on its way to a device), the key is `
 
 import asyncio
 import hashlib
+import secrets
 from collections.abc import Mapping
 from typing import Annotated, Final
 
@@ -31,7 +32,7 @@ from protocols.errors import TryAgain
 KEPT_MS: Final = 24 * 3_600_000
 MOST: Final = 100_000
 RUNNING_MS: Final = 30_000
-_TIDIED_EVERY: Final = 64  # new keys
+_TIDIED_ONCE_IN: Final = 64  # new keys, by chance: their numbers are shared by all tenants
 _FORGOTTEN_EVERY_S: Final = 3_600.0
 _RUNNING, _DONE = "running", "done"
 
@@ -122,7 +123,7 @@ class Idempotent:
                 raise TryAgain("the first request with this key has just been undone") from error
             return found
         self._row = row
-        if row.id % _TIDIED_EVERY == 0:
+        if secrets.randbelow(_TIDIED_ONCE_IN) == 0:
             keep_newest(work)
         return None
 
