@@ -64,6 +64,7 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
     from cloud.backup.worker import serve_backups
     from cloud.devices.delivery import Redelivery
     from cloud.devices.worker import AccessLease, RegistryEvents
+    from cloud.foundation.idempotency import forget_regularly
     from cloud.telemetry.duckdb_store import DuckDbStore, Limits
     from cloud.telemetry.model import DAY_MS
     from cloud.telemetry.retention import Retention
@@ -122,6 +123,8 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
         pages.install(app, Sessions(database, state.vault), Live(database, state.history, bus, state.checks, lease))
         redelivering = asyncio.create_task(Redelivery(database, state.downlink).run(), name="redelivery")
         stack.callback(redelivering.cancel)
+        forgetting = asyncio.create_task(forget_regularly(database), name="idempotency")
+        stack.callback(forgetting.cancel)
         server = _api_server(app)
         sockets = [*listeners] or [listen(settings.host, settings.api_port)]
         settings.api_address_file.write_text(f"http://{settings.host}:{sockets[0].getsockname()[1]}\n")
@@ -297,11 +300,13 @@ def build_api(
     from cloud.devices import identity_api, import_api
     from cloud.devices import registration_api as device_registration
     from cloud.devices import shadow_api as shadow
+    from cloud.devices.registry import count_devices
     from cloud.foundation import api as foundation
     from cloud.foundation import problems
     from cloud.ingest import account
     from cloud.ingest import api as ingest
     from cloud.products import api as products
+    from cloud.products import library_api, versions_api
     from cloud.products import registration_api as product_registration
     from cloud.rollouts import api as firmware
     from cloud.telemetry import api as telemetry
@@ -320,21 +325,11 @@ def build_api(
     state.known_keys = KnownKeys()
     state.device_address, state.doorkeeper = device_address, device_registration.Doorkeeper()
     state.depot, state.base_url, state.firmware_bytes = depot, base_url, firmware_bytes
+    state.product_uses = {"devices": count_devices}
     problems.install(app, larger={"/v1/firmware": firmware_bytes, import_api.PATH_END: import_api.MOST_BYTES})
-    for router in (
-        foundation.router,
-        products.router,
-        devices.router,
-        commands.router,
-        shadow.router,
-        firmware.router,
-        telemetry.router,
-        ingest.router,
-        account.router,
-    ):
-        app.include_router(router)
-    for router in (product_registration.router, identity_api.router, import_api.router, device_registration.router):
-        app.include_router(router)
+    slices = (products, versions_api, library_api, product_registration, devices, identity_api, import_api, commands, shadow, firmware)
+    for module in (foundation, *slices, telemetry, ingest, account, device_registration):
+        app.include_router(module.router)
     return app
 
 
@@ -410,6 +405,7 @@ def prepare_directory(settings: Settings) -> str | None:
     """Make what the data directory lacks: secrets, schema, the first tenant. Returns its admin key if it was made now."""
     # (the tables of every slice, so that the schema is known to be whole)
     import cloud.devices.tables
+    import cloud.foundation.idempotency
     import cloud.ingest.tables
     import cloud.products.tables
     import cloud.tenancy.tables  # noqa: F401

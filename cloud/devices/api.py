@@ -3,7 +3,7 @@
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from cloud.devices.lifecycle import Move, State, allowed
@@ -19,6 +19,7 @@ from cloud.devices.registry import (
 )
 from cloud.foundation.audit import deeds
 from cloud.foundation.db import Database
+from cloud.foundation.idempotency import Once
 from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
 from cloud.foundation.problems import not_found
 from cloud.foundation.vault import Vault
@@ -106,24 +107,27 @@ def _summary(device: Device) -> DeviceSummary:
     )
 
 
-@router.post("/v1/products/{product_key}/devices", status_code=201, operation_id="create_device")
-async def create(request: Request, caller: Caller, product_key: str, body: NewDevice) -> CreatedDevice:
+@router.post("/v1/products/{product_key}/devices", status_code=201, operation_id="create_device", response_model=CreatedDevice)
+async def create(request: Request, caller: Caller, product_key: str, body: NewDevice, once: Once) -> Response:
     """Enter a device; the answer holds its `device_secret`, which cannot be read again."""
     database: Database = request.app.state.database
     vault: Vault = request.app.state.vault
     changes: Changes = request.app.state.changes
 
-    def enter() -> str:
+    def enter() -> Response:
         with database.unit_of_work(caller.tenant_id) as work:
-            if find_product(work, product_key) is None:
+            known = once.known(work)
+            if known is not None:
+                return known
+            if find_product(work, product_key, keep=True) is None:
                 raise not_found(f"Product {product_key}")
             secret = create_device(work, vault, product_key, body.device_name, body.site)
-            work.commit()
-        return secret
+            made = CreatedDevice(product_key=product_key, device_name=body.device_name, site=body.site, device_secret=secret)
+            return once.commit(work, made, 201)
 
-    secret = await asyncio.to_thread(enter)
+    answer = await asyncio.to_thread(enter)
     await changes.registry_changed(product_key, body.device_name)
-    return CreatedDevice(product_key=product_key, device_name=body.device_name, site=body.site, device_secret=secret)
+    return answer
 
 
 @router.get("/v1/products/{product_key}/devices", operation_id="list_devices")

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from cloud.devices.commands import commands_of, create_command, fail_command, find_command, order_of, stayed
@@ -14,6 +15,7 @@ from cloud.devices.ports import Downlink, Sessions
 from cloud.devices.registry import find_device, find_route
 from cloud.foundation.bus import NobodyAnswers
 from cloud.foundation.db import Database, UnitOfWork
+from cloud.foundation.idempotency import Idempotent, Once
 from cloud.foundation.logs import get_logger
 from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
 from cloud.foundation.problems import Problem, not_found
@@ -72,6 +74,7 @@ WaitS = Annotated[
     "/v1/devices/{product_key}/{device_name}/properties",
     status_code=202,
     operation_id="set_properties",
+    response_model=CommandAccepted,
     responses={200: {"model": CommandView}},
 )
 async def set_properties(
@@ -80,6 +83,7 @@ async def set_properties(
     product_key: str,
     device_name: str,
     body: dict[str, Any],
+    once: Once,
     expires_in_s: ExpiresInS = None,
     only_online: OnlyOnline = False,
     wait_s: WaitS = 0,
@@ -94,13 +98,14 @@ async def set_properties(
             raise Refused(Reason.BAD_ENVELOPE, "The body must map at least one property identifier to a value.")
         return model.coerce_set(body), False
 
-    return await _command(request, caller, (product_key, device_name), SET_METHOD, ask, expires_in_s, only_online, wait_s)
+    return await _command(request, caller, (product_key, device_name), SET_METHOD, ask, expires_in_s, only_online, wait_s, once)
 
 
 @router.post(
     "/v1/devices/{product_key}/{device_name}/properties/read",
     status_code=202,
     operation_id="read_properties",
+    response_model=CommandAccepted,
     responses={200: {"model": CommandView}},
 )
 async def read_properties(
@@ -109,6 +114,7 @@ async def read_properties(
     product_key: str,
     device_name: str,
     body: list[str],
+    once: Once,
     expires_in_s: ExpiresInS = None,
     only_online: OnlyOnline = False,
     wait_s: WaitS = 0,
@@ -123,13 +129,14 @@ async def read_properties(
                 raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{identifier[:64]}: no such property in the thing model")
         return body, False
 
-    return await _command(request, caller, (product_key, device_name), GET_METHOD, ask, expires_in_s, only_online, wait_s)
+    return await _command(request, caller, (product_key, device_name), GET_METHOD, ask, expires_in_s, only_online, wait_s, once)
 
 
 @router.post(
     "/v1/devices/{product_key}/{device_name}/services/{identifier}",
     status_code=202,
     operation_id="call_service",
+    response_model=CommandAccepted,
     responses={200: {"model": CommandView}},
 )
 async def call_service(
@@ -138,6 +145,7 @@ async def call_service(
     product_key: str,
     device_name: str,
     identifier: str,
+    once: Once,
     body: Annotated[dict[str, Any] | None, Field(description="The service's input, by identifier.")] = None,
     expires_in_s: ExpiresInS = None,
     only_online: OnlyOnline = False,
@@ -152,7 +160,7 @@ async def call_service(
         return model.coerce_input(identifier, body or {}), model.services[identifier].call_type == "sync"
 
     method = f"thing.service.{identifier}"
-    return await _command(request, caller, (product_key, device_name), method, ask, expires_in_s, only_online, wait_s)
+    return await _command(request, caller, (product_key, device_name), method, ask, expires_in_s, only_online, wait_s, once)
 
 
 Ask = Callable[[ThingModel], tuple[object, bool]]
@@ -168,40 +176,46 @@ async def _command(
     expires_in_s: int | None,
     only_online: bool,
     wait_s: int,
+    once: Idempotent,
 ) -> Any:
     downlink: Downlink = request.app.state.downlink
-    command, order = await asyncio.to_thread(_prepare, request, caller, key, method, ask, expires_in_s, only_online)
+    answer, command_id, order = await asyncio.to_thread(_prepare, request, caller, key, method, ask, expires_in_s, only_online, once)
     if order is not None:
-        await _hand_over(request, caller, downlink, order, only_online)
-    if not wait_s:
-        return CommandAccepted(command_id=command.command_id)
-    return await _await_end(request, caller, command.command_id, wait_s)
+        await _hand_over(request, caller, downlink, order, only_online, once)
+    if not wait_s or command_id is None:
+        return answer
+    return await _await_end(request, caller, command_id, wait_s)
 
 
-async def _hand_over(request: Request, caller: Principal, downlink: Downlink, order: Order, only_online: bool) -> None:
-    """What certainly did not leave waits on, or fails where it must not wait."""
+async def _hand_over(request: Request, caller: Principal, downlink: Downlink, order: Order, only_online: bool, once: Idempotent) -> None:
+    """What certainly did not leave waits on, or fails where it must not wait: then the same request may be tried again."""
+
+    def fails(work: UnitOfWork, command_id: str) -> None:
+        fail_command(work, command_id)
+        once.release(work)
+
     try:
         left = await downlink.deliver_command(order)
     except NobodyAnswers:
         if only_online:
-            await _change(request, caller, order, fail_command)
+            await _change(request, caller, order, fails)
             raise
         left = False
     except TryAgain as error:
         # It may have left: the command stays `sent`, and the answer or the expiry decides.
         get_logger().warning("command.delivery_unknown", command_id=order.command_id, error=str(error))
-        return
+        left = True
     if left:
+        if only_online and once.given:
+            await _change(request, caller, order, lambda work, _: once.settle(work))
         return
     if only_online:
-        await _change(request, caller, order, fail_command)
+        await _change(request, caller, order, fails)
         raise _offline(*order.target)
     await _change(request, caller, order, stayed)
 
 
 async def _await_end(request: Request, caller: Principal, command_id: str, wait_s: int) -> Any:
-    from fastapi.responses import JSONResponse
-
     until = time.monotonic() + wait_s
     while True:
         view = await asyncio.to_thread(get_command, request, caller, command_id)
@@ -218,12 +232,15 @@ def _prepare(
     ask: Ask,
     expires_in_s: int | None,
     only_online: bool,
-) -> tuple[Command, Order | None]:
-    """The command on disk, and what leaves now; None while nobody is there to take it."""
+    once: Idempotent,
+) -> tuple[Response, str | None, Order | None]:
+    """The answer, the command on disk (None: it was made before), and what leaves now (None: nobody is there to take it)."""
     database: Database = request.app.state.database
     sessions: Sessions = request.app.state.sessions
     product_key, device_name = key
     with database.unit_of_work(caller.tenant_id) as work:
+        if (known := once.known(work)) is not None:
+            return known, None, None
         device = find_device(work, product_key, device_name, lease_held=sessions.lease_held())
         product = find_product(work, product_key)
         if device is None or product is None:
@@ -242,8 +259,9 @@ def _prepare(
         by = caller.key_name
         command = create_command(work, route, method, params, ttl_ms=ttl_ms, state=state, is_call=is_call, requested_by=by)
         order = order_of(work, command, route) if state is CommandState.SENT else None
-        work.commit()
-    return command, order
+        accepted = CommandAccepted(command_id=command.command_id)
+        answer = once.commit(work, accepted, 202, running=only_online and order is not None)
+    return answer, command.command_id, order
 
 
 async def _change(request: Request, caller: Principal, order: Order, change: Callable[[UnitOfWork, str], None]) -> None:

@@ -111,6 +111,11 @@ def list_devices(work: UnitOfWork, product_key: str, after: int, limit: int, *, 
     return [_device(row, lease_held) for row in work.session.execute(query)]
 
 
+def count_devices(work: UnitOfWork, product_key: str) -> int:
+    """How many devices of the product the tenant has."""
+    return work.session.scalar(select(func.count()).select_from(DeviceRow).where(DeviceRow.product_key == product_key)) or 0
+
+
 def search_devices(work: UnitOfWork, words: str, skip: int, limit: int, *, lease_held: bool) -> tuple[list[Device], int]:
     """The tenant's devices in whose name, product key or site `words` stands, by name, and how many there are in all."""
     query = _devices()

@@ -49,7 +49,7 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference, at a path such as `properties.Power.dataType` or `services.Start.inputData.minutes`; harmless when `breaks` is empty."""
+    """One difference. `path` is such as `services.Start.inputData.minutes`; a change whose `breaks` is empty is harmless."""
 
     kind: Kind
     path: str
@@ -127,7 +127,7 @@ def _property(path: str, old: Property, new: Property) -> Iterator[Change]:
         zh = f"访问方式由 {old.access_mode} 变为 {new.access_mode}"
         if lost:
             en += ": it can no longer be " + " or ".join("set" if letter == "w" else "read" for letter in lost)
-            zh += ":不再可" + "、".join("写" if letter == "w" else "读" for letter in lost)
+            zh += "：不再可" + "、".join("写" if letter == "w" else "读" for letter in lost)
         kind = Kind.ACCESS_REDUCED if lost else Kind.ACCESS_EXTENDED
         yield Change(kind, f"{path}.accessMode", en + ".", zh + "。", _READERS if lost else ())
     if old.required != new.required:
@@ -149,7 +149,7 @@ def _services(old: ThingModel, new: ThingModel) -> Callable[[str, Service, Servi
     def compared(path: str, before: Service, after: Service) -> Iterator[Change]:
         if before.call_type != after.call_type:
             en = f"Its call type goes from {before.call_type} to {after.call_type}: callers wait otherwise, and devices answer otherwise."
-            zh = f"调用方式由 {before.call_type} 变为 {after.call_type}:调用方的等待方式与设备的应答方式随之改变。"
+            zh = f"调用方式由 {before.call_type} 变为 {after.call_type}：调用方的等待方式与设备的应答方式随之改变。"
             yield Change(Kind.CALL_TYPE_CHANGED, f"{path}.callType", en, zh, _ALL)
         yield from _arguments(f"{path}.inputData", before.input, after.input, _INPUT, ("input", "输入参数"))
         for name in after.input:
@@ -200,7 +200,7 @@ def _typed(path: str, old: DataType, new: DataType, lane: _Lane) -> Iterator[Cha
         refused = refused_example(old, new)
         breaks = tuple(who for who in Breaks if who in _READERS or (who in lane.senders and refused is not None))
         en = f"The type goes from {type_name(old)} to {type_name(new)}; a published identifier keeps its type, use a new identifier."
-        zh = f"类型由 {type_name(old)} 变为 {type_name(new)};已发布的标识符须保持类型,请使用新的标识符。"
+        zh = f"类型由 {type_name(old)} 变为 {type_name(new)}；已发布的标识符须保持类型，请使用新的标识符。"
         yield Change(Kind.TYPE_CHANGED, path, en, zh, breaks)
     elif isinstance(old, StructType) and isinstance(new, StructType):
         yield from _arguments(path, old.fields, new.fields, lane, ("field", "字段"))
@@ -223,7 +223,7 @@ def _scalar(path: str, old: DataType, new: DataType, lane: _Lane) -> Iterator[Ch
         en = f"The unit goes from {old.unit or 'none'} to {new.unit or 'none'}" + (
             ": the same number means something else." if old.unit else "."
         )
-        zh = f"单位由 {old.unit or '无'} 变为 {new.unit or '无'}" + (":同一数值含义不同。" if old.unit else "。")
+        zh = f"单位由 {old.unit or '无'} 变为 {new.unit or '无'}" + ("：同一数值含义不同。" if old.unit else "。")
         yield Change(Kind.UNIT_CHANGED, f"{path}.unit", en, zh, _READERS if old.unit else ())
     if isinstance(old, EnumType | BoolType) and isinstance(new, EnumType | BoolType) and _relabelled(old, new):
         yield Change(Kind.RENAMED, f"{path}.specs", "Values have other names.", "取值的名称已更改。")
@@ -242,7 +242,7 @@ def _range_words(old: DataType, new: DataType, example: object) -> tuple[str, st
     en, zh = f"It takes {after[0]}, it took {before[0]}", f"取值范围由 {before[1]} 变为 {after[1]}"
     shown = msgspec.json.encode(example).decode()
     if example is not None and len(shown) <= _LONGEST_EXAMPLE:
-        en, zh = f"{en}: {shown} is refused from now on", f"{zh}:例如 {shown} 今后被拒绝"
+        en, zh = f"{en}: {shown} is refused from now on", f"{zh}：例如 {shown} 今后被拒绝"
     return en, zh
 
 

@@ -43,6 +43,18 @@ def full_tsl(model: ThingModel, product_key: str) -> dict[str, Any]:
     return document
 
 
+def plain_tsl(model: ThingModel) -> dict[str, Any]:
+    """The model's document without what we derive: generated entries, `link`, and the product key and device name it was exported with."""
+    document: dict[str, Any] = model.to_dict()
+    for group, generated in (("events", ("post",)), ("services", _GENERATED_SERVICES)):
+        if group in document:
+            document[group] = [entry for entry in document[group] if entry["identifier"] not in generated]
+    document.pop("link", None)
+    if "profile" in document:
+        document["profile"] = {key: value for key, value in document["profile"].items() if key not in ("productKey", "deviceName")}
+    return document
+
+
 def _is_post(entry: Mapping[str, Any]) -> bool:
     return bool(entry["identifier"] == "post")
 

@@ -29,6 +29,8 @@ def refused_example(old: DataType, new: DataType) -> tuple[object] | None:
     >>> refused_example(IntType(0, 5), FloatType()) is None
     True
     """
+    if old == new:
+        return None
     if isinstance(old, ArrayType) and isinstance(new, ArrayType):
         inner = refused_example(old.item, new.item)
         if inner is not None:

@@ -59,7 +59,7 @@ from cloud.tenancy.tables import TenantRow
 from protocols.edgelink.lanes import Lane
 from protocols.edgelink.stretches import STRETCH_MS, STRETCHES
 from protocols.errors import Broken, Reason, Refused
-from tests.contract.databases import postgresql_programs, postgresql_server, sqlite_database
+from tests.contract.databases import postgresql_database, postgresql_programs, postgresql_server, sqlite_database
 
 TSL = {"properties": [{"identifier": "Power", "name": "Power", "accessMode": "rw", "dataType": {"type": "int", "specs": {}}}]}
 VAULT = Vault(bytes(32))
@@ -80,13 +80,9 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     elif request.param == "sqlite-of-python":
         database = Database(f"sqlite:///{tmp_path / 'meta.db'}", sqlite_library=sqlite3)
     else:
-        server = request.getfixturevalue("postgresql")
-        name = f"t{abs(hash(request.node.name))}"
-        admin = Database(server + "postgres")
-        with admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        admin.close()
-        database = Database(server + name)
+        with postgresql_database(request.getfixturevalue("postgresql"), f"t{abs(hash(request.node.name))}") as database:
+            yield database
+        return
     yield database
     database.close()
 

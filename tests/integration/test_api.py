@@ -3,157 +3,29 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import update
 
-from cloud.app import build_api
-from cloud.artefacts.service import Depot
 from cloud.devices.delivery import Redelivery
-from cloud.devices.model import CommandReply, PresenceChange
-from cloud.devices.service import apply_presence, apply_reported, complete_commands, credentials_for, device_facts
+from cloud.devices.model import CommandReply
+from cloud.devices.service import apply_reported, complete_commands, credentials_for
 from cloud.devices.tables import CommandRow
 from cloud.foundation.bus import BusAway, NobodyAnswers
-from cloud.foundation.db import Database
-from cloud.foundation.health import ask_role, serve_health
-from cloud.foundation.metrics import Metrics
-from cloud.foundation.schema import upgrade
 from cloud.foundation.vault import Vault
 from cloud.ingest.model import Booking, Effects, Mark
 from cloud.ingest.service import commit
-from cloud.ingest.tables import Quarantine
-from cloud.telemetry.duckdb_store import DuckDbStore
 from cloud.telemetry.model import Append, Position
-from cloud.telemetry.service import History
-from cloud.tenancy.service import create_api_key, create_tenant
 from protocols.edgelink.lanes import Lane
 from protocols.edgelink.stretches import STRETCH_MS
-from tests.contract.databases import sqlite_database
-from tests.fakes.devices_ports import FakeChanges, FakeDownlink, FakeSessions
-from tests.integration.nats_child import NatsChild
-
-TSL = {
-    "properties": [
-        {"identifier": "Level", "name": "Level", "accessMode": "rw", "dataType": {"type": "int", "specs": {"min": "0", "max": "9"}}},
-        {"identifier": "Power", "name": "Power", "accessMode": "r", "dataType": {"type": "float", "specs": {}}},
-    ]
-}
-
-
-@dataclass(slots=True)
-class Rig:
-    database: Database
-    one: httpx.AsyncClient
-    two: httpx.AsyncClient
-    nobody: httpx.AsyncClient
-    downlink: FakeDownlink
-    sessions: FakeSessions
-    changes: FakeChanges
-    faults: dict[str, str]
-    paths: dict[str, dict[str, Any]]
-
-    async def product(self, client: httpx.AsyncClient) -> str:
-        return str(self.created(await client.post("/v1/products", json={"name": "Stove", "tsl": TSL}))["product_key"])
-
-    async def device(self, client: httpx.AsyncClient, product_key: str, name: str, site: str | None = None) -> int:
-        self.created(await client.post(f"/v1/products/{product_key}/devices", json={"device_name": name, "site": site}))
-        return device_facts(self.database, [(product_key, name)])[product_key, name].device_id
-
-    @staticmethod
-    def created(answer: httpx.Response) -> dict[str, Any]:
-        assert answer.status_code == 201, answer.text
-        body: dict[str, Any] = answer.json()
-        return body
-
-    def online(self, device: int, online: bool = True, via: int = 0) -> None:
-        with self.database.system() as work:
-            apply_presence(work.session, [PresenceChange(device, online, 1000, 1, via)])
-            work.commit()
-
-    def quarantined(self, product_key: str, name: str) -> str:
-        """The number of an entry that the device's tenant has in the quarantine."""
-        facts = device_facts(self.database, [(product_key, name)])[product_key, name]
-        with self.database.unit_of_work(facts.tenant_id) as work:
-            entry = Quarantine(
-                stream_id="s", sequence=1, number=0, product_key=product_key, device_name=name, topic="t", reason="bad_json", detail="x",
-                received_ms=1, size=1, payload=b"{",
-            )  # fmt: skip
-            work.session.add(entry)
-            work.session.flush()
-            number = str(entry.id)
-            work.commit()
-        return number
+from tests.integration.api_rig import TSL, Rig, api_rig, problem
 
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with AsyncExitStack() as stack:
-        nats = NatsChild(tmp_path)
-        await nats.start()
-        stack.callback(nats.kill)
-        bus = await nats.connect("core")
-        stack.push_async_callback(bus.close)
-        database = sqlite_database(tmp_path)
-        stack.callback(database.close)
-        upgrade(database)
-        with database.system() as work:
-            keys = [create_api_key(work, create_tenant(work, name).tenant_id, "test") for name in ("one", "two")]
-            work.commit()
-        store = DuckDbStore(tmp_path / "telemetry.duckdb")
-        stack.callback(store.close)
-        faults: dict[str, str] = {}
-
-        async def access() -> str | None:
-            return faults.get("access")
-
-        await serve_health(bus, "access", Metrics(), access)
-        downlink, sessions, changes = FakeDownlink(), FakeSessions(), FakeChanges()
-        app = build_api(
-            database=database,
-            vault=Vault(bytes(32)),
-            bus=bus,
-            metrics=Metrics(),
-            downlink=downlink,
-            sessions=sessions,
-            changes=changes,
-            history=History(store),
-            depot=Depot(tmp_path / "artefacts"),
-            base_url=lambda: "http://device.test",
-            firmware_bytes=1 << 20,
-            checks={"access": ask_role(bus, "access")},
-        )
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-
-        async def client(key: str | None) -> httpx.AsyncClient:
-            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-            return await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers))
-
-        yield Rig(
-            database=database,
-            one=await client(keys[0]),
-            two=await client(keys[1]),
-            nobody=await client(None),
-            downlink=downlink,
-            sessions=sessions,
-            changes=changes,
-            faults=faults,
-            paths=app.openapi()["paths"],
-        )
-
-
-def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
-    body: dict[str, Any] = answer.json()
-    assert (answer.status_code, body["type"]) == (status, f"urn:hearthline:problem:{kind}"), answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert body["status"] == status
-    assert body["title"]
-    assert body["detail"]
-    return body
+    async with api_rig(tmp_path) as running:
+        yield running
 
 
 async def test_a_product_and_its_devices_are_entered_and_found(rig: Rig) -> None:
@@ -359,7 +231,8 @@ async def test_every_error_is_a_problem_that_says_what_to_do(rig: Rig) -> None:
     problem(await rig.nobody.get("/v1/products"), 401, "bad-key")
     problem(await rig.nobody.get("/v1/products", headers={"Authorization": "Bearer hl_00000000_" + "0" * 64}), 401, "bad-key")
     faults = problem(await rig.one.post("/v1/products", json={"name": "x", "tenant_id": 2}), 422, "invalid-request")["errors"]
-    assert {fault["where"] for fault in faults} == {"body/tsl", "body/tenant_id"}
+    assert {fault["where"] for fault in faults} == {"body/tenant_id"}
+    assert "give either" in problem(await rig.one.post("/v1/products", json={"name": "x"}), 422, "bad-thing-model")["detail"]
     problem(await rig.one.post("/v1/products", content=b"{", headers={"Content-Type": "application/json"}), 422, "bad-json")
     wrong = {"name": "x", "tsl": {"properties": [{"identifier": "a b"}]}}
     assert "$.properties[0]" in problem(await rig.one.post("/v1/products", json=wrong), 422, "bad-thing-model")["detail"]
@@ -395,10 +268,22 @@ async def test_one_scrape_holds_the_metrics_of_every_role_that_answers(rig: Rig)
 
 # What another tenant and nobody get of each operation, told apart by operation id: a route that is not here fails the test.
 PUBLIC = {"get_health", "get_readiness", "get_metrics", "download_firmware", "register_device", "bootstrap_device"}
+SHARED = {"list_library", "get_library_model"}  # the same for every tenant
 LISTS_OWN = {"list_firmware", "list_products", "list_quarantine", "count_quarantine", "list_authorities"}
-MAKES_OWN = {"create_product", "add_authority"}
+MAKES_OWN = {"create_product", "add_authority", "upload_firmware"}
 OF_A_RESOURCE: dict[str, object] = {
     "get_product": None,
+    "change_product": {"name": "Mine"},
+    "delete_product": None,
+    "get_thing_model": None,
+    "list_thing_model_versions": None,
+    "get_thing_model_version": None,
+    "put_draft": TSL,
+    "get_draft": None,
+    "delete_draft": None,
+    "check_draft": None,
+    "publish_draft": {"accept_breaking": True},
+    "export_tsl": None,
     "create_device": {"device_name": "intruder"},
     "list_devices": None,
     "get_device": None,
@@ -451,7 +336,10 @@ async def test_no_operation_shows_or_changes_anything_of_another_tenant(rig: Rig
     rig.online(await rig.device(rig.one, product_key, "stove-1"))
     command_id = (await rig.one.post(f"/v1/devices/{product_key}/stove-1/properties", json={"Level": 2})).json()["command_id"]
     names = {"product_key": product_key, "device_name": "stove-1", "identifier": "Level", "command_id": command_id}
-    names["number"] = rig.quarantined(product_key, "stove-1")
+    names |= {"number": rig.quarantined(product_key, "stove-1"), "version": "1", "key": "range_hood"}
+    draft = (await rig.one.put(f"/v1/products/{product_key}/thing-model/draft", json=TSL)).json()
+    image = {"product_key": product_key, "version": "2.0.0"}
+    names["firmware_id"] = rig.created(await rig.one.post("/v1/firmware", params=image, content=b"an image"))["firmware_id"]
     before = credentials_for(rig.database, Vault(bytes(32)), [(product_key, "stove-1")])
     seen: set[str] = set()
     for path, methods in rig.paths.items():
@@ -464,7 +352,7 @@ async def test_no_operation_shows_or_changes_anything_of_another_tenant(rig: Rig
             url = path.format(**names)
             problem(await rig.nobody.request(method, url, json=body), 401, "bad-key")
             answer = await rig.two.request(method, url, json=body)
-            if name in LISTS_OWN:
+            if name in LISTS_OWN | SHARED:
                 assert answer.status_code == 200
                 assert product_key not in answer.text
             elif name in DECIDES_ABOUT_OWN:
@@ -472,8 +360,10 @@ async def test_no_operation_shows_or_changes_anything_of_another_tenant(rig: Rig
             elif name not in MAKES_OWN:
                 assert name in OF_A_RESOURCE, f"{name} has no place in the matrix"
                 problem(answer, 404, "not-found")
-    assert seen == PUBLIC | LISTS_OWN | MAKES_OWN | DECIDES_ABOUT_OWN | set(OF_A_RESOURCE), "the matrix and the routes differ"
+    assert seen == PUBLIC | SHARED | LISTS_OWN | MAKES_OWN | DECIDES_ABOUT_OWN | set(OF_A_RESOURCE), "the matrix and the routes differ"
     assert len(rig.downlink.sent) == 1
+    assert (await rig.one.get(f"/v1/products/{product_key}/thing-model/draft")).json() == draft
+    assert (await rig.one.get(f"/v1/products/{product_key}")).json()["name"] == "Stove"
     assert (await rig.one.get(f"/v1/quarantine/{names['number']}")).json()["state"] == "held"
     assert (await rig.one.get(f"/v1/devices/{product_key}/stove-1")).json()["enabled"] is True
     assert credentials_for(rig.database, Vault(bytes(32)), [(product_key, "stove-1")]) == before

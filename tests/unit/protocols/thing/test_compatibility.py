@@ -179,7 +179,7 @@ def test_a_required_input_that_is_new_breaks_whoever_calls_without_it() -> None:
 def test_a_narrowed_range_names_a_value_that_is_refused() -> None:
     (change,) = changed("properties/0/dataType/specs/max", "2000")
     assert change.en == "It takes [0, 2000], it took [0, 3000]: 3000 is refused from now on."
-    assert change.zh == "取值范围由 [0, 3000] 变为 [0, 2000]:例如 3000 今后被拒绝。"
+    assert change.zh == "取值范围由 [0, 3000] 变为 [0, 2000]：例如 3000 今后被拒绝。"
 
 
 def test_int_to_float_breaks_no_device_and_is_refused_all_the_same() -> None:
