@@ -186,6 +186,7 @@ ANSWERS: Final[Mapping[Kind, Handler]] = {
     Kind.DESIRED_GET: _on_desired_get,
     Kind.DESIRED_DELETE: _on_desired_delete,
     Kind.SHADOW_UPDATE: _on_shadow,
+    Kind.CONFIG_GET: _on_no_configuration,
     Kind.LOG_POST: _on_log,
     Kind.OTHER_LOG_POST: _on_log,
     Kind.DIAG_POST: _on_diagnosis,

@@ -6,7 +6,7 @@ import queue
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,9 +21,9 @@ ANSWER_S = 30.0
 class Driver:
     """A driver's process. `call` waits for its answer; `wait` for an event, those that came before counted too."""
 
-    def __init__(self, command: Sequence[str], log: Path, cwd: Path | None = None) -> None:
+    def __init__(self, command: Sequence[str], log: Path, cwd: Path | None = None, more: Mapping[str, str] | None = None) -> None:
         self._errors = log.open("w")
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": ""}
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": ""} | dict(more or {})
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment, cwd=cwd
         )
@@ -91,9 +91,13 @@ def linkkit(log: Path) -> Driver:
     return Driver([str(python), str(HERE / "linkkit_driver.py")], log)
 
 
-def node(log: Path) -> Driver:
-    """A device on the vendor's Node SDK; skips where `make clients` has not been run, or there is no node."""
+def node(log: Path, ca_file: Path | None = None) -> Driver:
+    """A device on the vendor's Node SDK; skips where `make clients` has not been run, or there is no node.
+
+    The SDK cannot be given a CA: Node itself is.
+    """
     modules = BUILT / "node" / "node_modules"
     if not modules.is_dir():
         pytest.skip("the vendor's Node SDK is not here: install nodejs and npm, then make clients")
-    return Driver(["node", str(HERE / "node_driver.js")], log, BUILT / "node")
+    more = {} if ca_file is None else {"NODE_EXTRA_CA_CERTS": str(ca_file)}
+    return Driver(["node", str(HERE / "node_driver.js")], log, BUILT / "node", more)

@@ -3,65 +3,28 @@
 import hashlib
 import json
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.clients.drivers import Driver, linkkit
+from tests.e2e.alink_maker import Maker
 from tests.e2e.platform import Cloud, wait_until
 
 PORTS = ("plain", "tls")
 
-TSL: dict[str, Any] = {
-    "properties": [
-        {"identifier": "Power", "name": "Power", "accessMode": "rw", "dataType": {"type": "double", "specs": {"min": "0", "max": "3000"}}},
-        {"identifier": "Switch", "name": "Switch", "accessMode": "rw", "dataType": {"type": "bool", "specs": {"0": "off", "1": "on"}}},
-    ],
-    "events": [
-        {
-            "identifier": "Alarm",
-            "name": "Alarm",
-            "type": "alert",
-            "outputData": [{"identifier": "code", "name": "Code", "dataType": {"type": "int", "specs": {}}}],
-        }
-    ],
-    "services": [
-        {
-            "identifier": name,
-            "name": name,
-            "callType": call_type,
-            "inputData": [{"identifier": "times", "name": "Times", "dataType": {"type": "int", "specs": {"min": "1", "max": "9"}}}],
-            "outputData": [{"identifier": "done", "name": "Done", "dataType": {"type": "int", "specs": {}}}],
-        }
-        for name, call_type in (("Blink", "async"), ("Beep", "sync"))
-    ],
-}
 
-
-@dataclass(slots=True)
-class Maker:
-    """A maker's product on a running platform."""
-
-    cloud: Cloud
-    folder: Path
-    product_key: str
-    tsl_file: Path
-
-    @contextmanager
-    def device(self, name: str, transport: str = "plain", **more: Any) -> Iterator["Device"]:
-        secret = self.cloud.device(self.product_key, name)
-        with linkkit(self.folder / f"{name}.log") as driver:
-            device = Device(self, name, secret, driver)
-            device.set_up(transport, device_secret=secret, **more)
-            yield device
-
-    def path(self, name: str, rest: str = "") -> str:
-        return f"/v1/devices/{self.product_key}/{name}{rest}"
+@contextmanager
+def device_of(maker: Maker, name: str, transport: str = "plain") -> Iterator["Device"]:
+    """A new device of the maker's."""
+    secret = maker.cloud.device(maker.product_key, name)
+    with linkkit(maker.folder / f"{name}.log") as driver:
+        device = Device(maker, name, secret, driver)
+        device.set_up(transport, device_secret=secret)
+        yield device
 
 
 @dataclass(slots=True)
@@ -86,13 +49,10 @@ class Device:
         self.sdk.wait("on_thing_enable")
 
     def get(self, rest: str = "") -> Any:
-        return self.maker.cloud.api.get(self.maker.path(self.name, rest))
+        return self.maker.get(self.name, rest)
 
-    def ask(self, rest: str, body: object, **query: object) -> dict[str, Any]:
-        """A command and its end."""
-        words = "&".join(f"{key}={value}" for key, value in {"wait_s": 20, **query}.items())
-        answer: dict[str, Any] = self.maker.cloud.post(self.maker.path(self.name, f"{rest}?{words}"), body)
-        return answer
+    def ask(self, rest: str, body: object) -> dict[str, Any]:
+        return self.maker.ask(self.name, rest, body)
 
     def replied(self, event: str, request_id: object) -> list[Any]:
         """(id, code, data, message) of the answer to a request."""
@@ -105,15 +65,12 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Maker]:
     with linkkit(folder / "probe.log"):
         pass  # skips before a platform is started
     with Cloud(folder) as cloud:
-        product_key = cloud.product("stove", TSL)
-        tsl_file = folder / "tsl.json"
-        tsl_file.write_text(json.dumps(cloud.api.get(f"/v1/products/{product_key}/tsl")))
-        yield Maker(cloud, folder, product_key, tsl_file)
+        yield Maker.on(cloud, folder)
 
 
 @pytest.mark.parametrize("transport", PORTS)
 def test_what_a_device_posts_is_answered_and_stored(maker: Maker, transport: str) -> None:
-    with maker.device(f"posts-{transport}", transport) as device:
+    with device_of(maker, f"posts-{transport}", transport) as device:
         device.connect()
         _, request_id = device.sdk.call("thing_post_property", {"Power": 21.5, "Switch": 1})
         assert device.replied("on_thing_prop_post", request_id)[1:] == [200, {}, "success"]
@@ -127,7 +84,7 @@ def test_what_a_device_posts_is_answered_and_stored(maker: Maker, transport: str
 
 
 def test_a_post_with_a_bad_value_is_answered_200_naming_it_and_the_rest_is_kept(maker: Maker) -> None:
-    with maker.device("half-bad") as device:
+    with device_of(maker, "half-bad") as device:
         device.connect()
         _, request_id = device.sdk.call("thing_post_property", {"Power": 9_999.0, "Nope": 1, "Switch": 0})
         _, code, data, _ = device.replied("on_thing_prop_post", request_id)
@@ -139,7 +96,7 @@ def test_a_post_with_a_bad_value_is_answered_200_naming_it_and_the_rest_is_kept(
 
 @pytest.mark.parametrize("transport", PORTS)
 def test_an_application_sets_properties_and_calls_services_of_both_kinds(maker: Maker, transport: str) -> None:
-    with maker.device(f"obeys-{transport}", transport) as device:
+    with device_of(maker, f"obeys-{transport}", transport) as device:
         device.connect()
         command = device.ask("/properties", {"Switch": 1})
         assert (command["state"], command["code"]) == ("completed", 200)
@@ -157,7 +114,7 @@ def test_an_application_sets_properties_and_calls_services_of_both_kinds(maker: 
 
 
 def test_a_command_for_a_device_that_is_away_waits_for_it(maker: Maker) -> None:
-    with maker.device("away") as device:
+    with device_of(maker, "away") as device:
         command_id = maker.cloud.post(maker.path("away", "/services/Blink?expires_in_s=60"), {"times": 4})["command_id"]
         late = maker.cloud.post(maker.path("away", "/services/Blink?expires_in_s=1"), {"times": 5})["command_id"]
         assert maker.cloud.api.get(f"/v1/commands/{command_id}")["state"] == "queued"
@@ -168,7 +125,7 @@ def test_a_command_for_a_device_that_is_away_waits_for_it(maker: Maker) -> None:
 
 
 def test_tags_of_a_device_are_seen_and_changed_on_both_sides(maker: Maker) -> None:
-    with maker.device("tags") as device:
+    with device_of(maker, "tags") as device:
         device.connect()
         _, request_id = device.sdk.call("thing_update_tags", {"room": "kitchen", "floor": "2"})
         assert device.replied("on_thing_device_info_update", request_id)[1] == 200
@@ -183,7 +140,7 @@ def test_tags_of_a_device_are_seen_and_changed_on_both_sides(maker: Maker) -> No
 
 
 def test_the_shadow_is_read_written_and_told_to_the_device(maker: Maker) -> None:
-    with maker.device("shadow") as device:
+    with device_of(maker, "shadow") as device:
         device.connect()
 
         def shadows(holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -198,7 +155,7 @@ def test_the_shadow_is_read_written_and_told_to_the_device(maker: Maker) -> None
         assert shadows(lambda shadow: shadow["payload"]["status"] == "error")["payload"]["content"]["errorcode"] == "409"
         shadow = device.get("/shadow")
         assert (shadow["reported"], shadow["version"]) == ({"Power": 5, "mood": "good"}, 1)
-        changed = patch(maker, maker.path("shadow", "/shadow"), {"desired": {"Switch": 1}})
+        changed = maker.desire("shadow", Switch=1)
         assert (changed["desired"], changed["delta"], changed["version"]) == ({"Switch": 1}, {"Switch": 1}, 2)
         told = shadows(lambda shadow: shadow["method"] == "control")
         assert (told["payload"]["state"]["desired"], told["version"]) == ({"Switch": 1}, 2)
@@ -206,19 +163,8 @@ def test_the_shadow_is_read_written_and_told_to_the_device(maker: Maker) -> None
         wait_until(lambda: device.get("/shadow")["delta"] == {}, 10, "there is no delta left")
 
 
-def patch(maker: Maker, path: str, body: object) -> Any:
-    request = urllib.request.Request(
-        f"{maker.cloud.api_url}{path}",
-        method="PATCH",
-        data=json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {maker.cloud.admin_key}", "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
-
-
 def test_the_time_desired_values_and_the_thing_model_are_answered_without_a_subscription(maker: Maker) -> None:
-    with maker.device("asks") as device:
+    with device_of(maker, "asks") as device:
         device.connect()
         own = f"{maker.product_key}/asks"
 
@@ -230,7 +176,7 @@ def test_the_time_desired_values_and_the_thing_model_are_answered_without_a_subs
         told = answered(f"/ext/ntp/{own}/request", {"deviceSendTime": "1571724098000"}, f"/ext/ntp/{own}/response")
         assert told["deviceSendTime"] == "1571724098000"
         assert before - 5_000 <= int(told["serverRecvTime"]) <= int(told["serverSendTime"]) <= time.time() * 1000 + 5_000
-        patch(maker, maker.path("asks", "/shadow"), {"desired": {"Power": 40}})
+        maker.desire("asks", Power=40)
         topic = f"/sys/{own}/thing/property/desired/get"
         desired = answered(topic, {"id": "88", "version": "1.0", "params": ["Power", "Switch"]}, f"{topic}_reply")
         assert (desired["id"], desired["code"], desired["data"]) == ("88", 200, {"Power": {"value": 40, "version": 1}})
@@ -242,24 +188,16 @@ def test_the_time_desired_values_and_the_thing_model_are_answered_without_a_subs
         assert {entry["identifier"] for entry in model["services"]} == {"set", "get", "Blink", "Beep"}
 
 
-def upload(maker: Maker, version: str, image: bytes, method: str) -> int:
-    query = f"product_key={maker.product_key}&version={version}&sign_method={method}"
-    headers = {"Authorization": f"Bearer {maker.cloud.admin_key}", "Content-Type": "application/octet-stream"}
-    request = urllib.request.Request(f"{maker.cloud.api_url}/v1/firmware?{query}", data=image, headers=headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return int(json.load(answer)["firmware_id"])
-
-
 @pytest.mark.parametrize("method", ["Md5", "SHA256"])
 def test_a_firmware_is_offered_downloaded_checked_and_reported(maker: Maker, method: str) -> None:
     image = f"a firmware image with {method}".encode() * 5_000
     version = f"2.0.0-{method}"
     name = f"ota-{method}"
-    with maker.device(name) as device:
+    with device_of(maker, name) as device:
         device.connect()
         device.sdk.call("ota_report_version", "default", "1.0.0")
         wait_until(lambda: device.get("/modules")["modules"].get("default", {}).get("version") == "1.0.0", 10, "1.0.0 is reported")
-        firmware_id = upload(maker, version, image, method)
+        firmware_id = maker.upload(version, image, method)
         offered = maker.cloud.post(f"/v1/firmware/{firmware_id}/offers", {"device_names": [name, "nobody"]})
         assert (offered["unknown"], offered["offers"][0]["state"]) == (["nobody"], "offered")
         kind, told, size, url, sign_method, sign, module = device.sdk.wait("on_ota_message_arrived")
@@ -268,20 +206,16 @@ def test_a_firmware_is_offered_downloaded_checked_and_reported(maker: Maker, met
         target = maker.folder / f"{name}.bin"
         assert device.sdk.call("download_ota_firmware", url, str(target), sign_method, sign) == 0
         assert target.read_bytes() == image
-        assert offer_of(maker, firmware_id)["state"] == "offered"
+        assert maker.offer(firmware_id)["state"] == "offered"
         device.sdk.call("query_ota_firmware")
         assert device.sdk.wait("on_ota_message_arrived", lambda arguments: arguments[0] == 2)[1] == version
         device.sdk.call("ota_report_version", "default", version)
-        wait_until(lambda: offer_of(maker, firmware_id)["state"] == "succeeded", 10, "the offer has succeeded")
-
-
-def offer_of(maker: Maker, firmware_id: int) -> Any:
-    return maker.cloud.api.get(f"/v1/firmware/{firmware_id}/offers")["items"][0]
+        wait_until(lambda: maker.offer(firmware_id)["state"] == "succeeded", 10, "the offer has succeeded")
 
 
 @pytest.mark.parametrize("transport", PORTS)
 def test_a_gateway_speaks_for_two_sub_devices(maker: Maker, transport: str) -> None:
-    with maker.device(f"gateway-{transport}", transport) as gateway:
+    with device_of(maker, f"gateway-{transport}", transport) as gateway:
         names = [f"sub-{transport}-{n}" for n in (1, 2)]
         subs = [[maker.product_key, name, maker.cloud.device(maker.product_key, name)] for name in names]
         gateway.connect()
@@ -321,9 +255,7 @@ def test_a_gateway_speaks_for_two_sub_devices(maker: Maker, transport: str) -> N
 
 
 def test_a_device_registers_with_the_secret_of_its_product_and_then_connects(maker: Maker) -> None:
-    path = f"/v1/products/{maker.product_key}/registration"
-    product_secret = maker.cloud.post(f"{path}/secret", {})["product_secret"]
-    put(maker, path, {"mode": "registered_only"})
+    product_secret = maker.open_registration()
     expected = maker.cloud.device(maker.product_key, "registers")
     with linkkit(maker.folder / "register.log") as driver:
         device = Device(maker, "registers", "", driver)
@@ -338,19 +270,8 @@ def test_a_device_registers_with_the_secret_of_its_product_and_then_connects(mak
         wait_until(lambda: device.get()["online"], 20, "it has connected with its own secret")
 
 
-def put(maker: Maker, path: str, body: object) -> None:
-    request = urllib.request.Request(
-        f"{maker.cloud.api_url}{path}",
-        method="PUT",
-        data=json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {maker.cloud.admin_key}", "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30):
-        pass
-
-
 def test_a_disabled_device_is_gone_within_seconds_and_comes_back_when_it_is_enabled(maker: Maker) -> None:
-    with maker.device("disabled") as device:
+    with device_of(maker, "disabled") as device:
         device.connect()
         wait_until(lambda: device.get()["online"], 10, "it is online")
         assert maker.cloud.post(maker.path("disabled", "/disable"), {})["state"] == "disabled"
