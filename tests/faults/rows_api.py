@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.e2e.platform import Cloud, wait_gone
+from tests.e2e.platform import Cloud, wait_gone, wait_until
 from tests.faults.appliance import TSL
 from tests.faults.harness import Stage, Tally, fault
 from tests.integration.access_rig import RawClient
@@ -122,6 +122,7 @@ def api_killed(stage: Stage) -> Tally:
             if run % 3 == 0:
                 wait_gone(cloud.crash("core.after_effect_commit", stage.chance.randrange(8)))
             else:
+                wait_until(lambda: cloud.role_pid("core") is not None, 30, "core is there")
                 cloud.kill_role("core")
             time.sleep(1.0)
     finally:
