@@ -419,14 +419,24 @@ class ServerSession:
                 shared_subscription_available=0,
                 server_keep_alive=server_keepalive,
             )
-        # 3.1 knows no sessions in its CONNACK: the bit is reserved there.
-        self._out.send(encode(ConnAck(kept is not None and self.version > MQTT_31, ConnectCode.ACCEPTED, properties), self.version))
         if kept is not None:
             self._downlink, self._subscriptions = kept.downlink, kept.subscriptions
-            if self._downlink is not None:
-                self._downlink.resume(self._window)
-                self._send_ready(self._heard if now is None else now)
+        # 3.1 knows no sessions in its CONNACK: the bit is reserved there.
+        answer = ConnAck(kept is not None and self.version > MQTT_31, ConnectCode.ACCEPTED, properties)
+        if not self._out.send(encode(answer, self.version)):
+            return self._cannot_answer()
+        if self._downlink is not None:
+            self._downlink.resume(self._window)
+            self._send_ready(self._heard if now is None else now)
         return self._read(b"", self._heard)
+
+    def _cannot_answer(self) -> list[Event]:
+        """CONNACK is larger than what the client takes, and so is what else we would say (par. 3.1.2.11.4, 3.14.0)."""
+        why = f"the client takes packets of {self._out.packet_maximum} bytes, and CONNACK is larger: let it take some more"
+        self.refusal = Refused(Reason.PACKET_TOO_LARGE, why)
+        events: list[Event] = []
+        self._end(Cause.REFUSED, events)
+        return events
 
     def refuse(self, code: int, text: str = "", not_before: float | None = None) -> None:
         """Answer CONNECT with no: a `ConnectCode` (translated for MQTT 5) or a `ReasonCode`; nothing if it has closed meanwhile.
