@@ -93,6 +93,7 @@ from protocols.mqtt.packets import (
     Unsubscribe,
     Will,
 )
+from protocols.mqtt.patience import Patience
 from protocols.mqtt.properties import Properties
 from protocols.mqtt.run import PublishRun, count_acks, encode_publish
 
@@ -133,22 +134,19 @@ class ServerSession:
     """
 
     __slots__ = (
-        "_begun",
         "_clean",
         "_decoder",
         "_denial",
         "_downlink",
         "_expiry_asked",
         "_explains",
-        "_heard",
         "_nameless",
         "_out",
+        "_patience",
         "_receive_maximum",
         "_state",
         "_subscriptions",
         "_unacknowledged",
-        "_unread",
-        "_unread_since",
         "_will",
         "_window",
         "allow_filter",
@@ -171,14 +169,11 @@ class ServerSession:
         self._nameless = False
         self._decoder = Decoder(max_packet=limits.connect_bytes)
         self._state = _State.NEW
-        self._heard = now
-        self._begun = 0.0  # since when a packet is incomplete, as far as `tick` has seen; 0.0 = none is
+        self._patience = Patience(now, limits)
         self._explains = True
         self._denial: tuple[ConnAck, str, float] | None = None  # the answer to a CONNECT that is not to be told before then
         self._will: Will | None = None
         self._out = Outbound()
-        self._unread = 0  # of what was sent, as `tick` last saw it
-        self._unread_since = 0.0
         self._receive_maximum = self._unacknowledged = 0  # what an MQTT 5 client may have in flight (0 = no limit), and has
         self._downlink: Downlink | None = None  # made when needed: most devices are sent QoS 0 only
         self._subscriptions: Subscriptions | None = None  # likewise
@@ -202,15 +197,9 @@ class ServerSession:
     @property
     def deadline(self) -> float | None:
         """When `tick` will close the session if no packet is completed; None = never."""
-        if self._state is _State.NEW:
-            return self._heard + self.limits.connect_s
-        if self._state is not _State.OPEN:
+        if self._state not in (_State.NEW, _State.OPEN):
             return None
-        silent = self._heard + 1.5 * self.keepalive_s if self.keepalive_s else None
-        if not self._begun:
-            return silent
-        late = self._begun + self.limits.packet_s
-        return late if silent is None else min(silent, late)
+        return self._patience.deadline(self._state is _State.OPEN, self.keepalive_s)
 
     @property
     def awaiting(self) -> int:
@@ -237,7 +226,7 @@ class ServerSession:
 
     def _hold(self, data: bytes, now: float) -> list[Event]:
         events: list[Event] = []
-        self._heard = now
+        self._patience.heard = now
         if self._decoder.pending + len(data) > self.limits.held_bytes:
             self._refuse(Refused(Reason.QUOTA_EXCEEDED, "too much was sent behind a CONNECT without an answer"), events)
         else:
@@ -252,7 +241,7 @@ class ServerSession:
             self._refuse_bytes(refused, events)
             return events
         if packets:
-            self._heard = now  # par. 3.1.2.10 counts packets, not bytes: a packet sent drop by drop is no sign of life
+            self._patience.heard = now  # par. 3.1.2.10 counts packets, not bytes: a packet sent drop by drop is no sign of life
         for packet in packets:
             if self._state is not _State.OPEN:
                 self._open(packet, events)
@@ -261,9 +250,12 @@ class ServerSession:
             elif packet.retain and self.version == MQTT_5:
                 # CONNACK said Retain Available = 0 (par. 3.2.2.3.5); 3.1.1 cannot be told, so its flag means nothing here.
                 self._refuse(protocol_error("retained messages are not kept here"), events, ReasonCode.RETAIN_NOT_SUPPORTED)
-            elif packet.qos and self._receive_maximum:
-                self._count(packet, events)
             else:
+                if packet.qos and self._receive_maximum:
+                    self._unacknowledged += packet.count
+                    if self._unacknowledged > self._receive_maximum:
+                        self._exceed(packet, events)
+                        return events
                 events.append(Published(packet))
             if self._state is _State.CLOSED:
                 return events
@@ -273,15 +265,13 @@ class ServerSession:
             self._refuse(Refused(Reason.SLOW_READER, f"the client has left {self._out.unsent} bytes unread and sends more"), events)
         return events
 
-    def _count(self, run: PublishRun, events: list[Event]) -> None:
-        """An MQTT 5 client has no more messages without PUBACK than it was told (par. 3.3.4, 4.9); those within the limit still count."""
-        room = self._receive_maximum - self._unacknowledged
+    def _exceed(self, run: PublishRun, events: list[Event]) -> None:
+        """An MQTT 5 client has more messages without PUBACK than it was told (par. 3.3.4, 4.9); those within the limit still count."""
+        room = run.count - (self._unacknowledged - self._receive_maximum)
         if room > 0:
             events.append(Published(run.part(0, room)))
-            self._unacknowledged += min(room, run.count)
-        if run.count > room:
-            why = f"more than {self._receive_maximum} messages without PUBACK: wait for acknowledgements, as CONNACK's receive maximum says"
-            self._refuse(protocol_error(why), events, ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
+        why = f"more than {self._receive_maximum} messages without PUBACK: wait for acknowledgements, as CONNACK's receive maximum says"
+        self._refuse(protocol_error(why), events, ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
 
     def _refuse_bytes(self, refused: Refused, events: list[Event]) -> None:
         """What came is not taken; a client that is not let in yet has proved nothing, so less of it is kept."""
@@ -331,7 +321,7 @@ class ServerSession:
         match packet:
             case PubAck():
                 if self._downlink is not None and self._downlink.acknowledged(packet.packet_id):
-                    self._send_ready(self._heard)
+                    self._send_ready(self._patience.heard)
             case PingReq():
                 self._out.send(PINGRESP)
             case Subscribe():
@@ -395,7 +385,6 @@ class ServerSession:
         if not self._answering():
             return []
         self._state = _State.OPEN
-        self._begun = 0.0
         self._decoder.max_packet = self.limits.packet_bytes
         if allow_filter is not None:
             self.allow_filter = allow_filter
@@ -427,8 +416,8 @@ class ServerSession:
             return self._cannot_answer()
         if self._downlink is not None:
             self._downlink.resume(self._window)
-            self._send_ready(self._heard if now is None else now)
-        return self._read(b"", self._heard)
+            self._send_ready(self._patience.heard if now is None else now)
+        return self._read(b"", self._patience.heard)
 
     def _cannot_answer(self) -> list[Event]:
         """CONNACK is larger than what the client takes, and so is what else we would say (par. 3.1.2.11.4, 3.14.0)."""
@@ -494,7 +483,7 @@ class ServerSession:
             return False
         if not qos and expires == NEVER and not out.alias_maximum:
             return out.send(encode_publish(topic, payload, version=self.version))
-        now = max(now, self._heard)
+        now = max(now, self._patience.heard)
         message = Message(topic, payload, expires)
         if expires <= now or (qos and message.room > out.packet_maximum):
             return False
@@ -549,31 +538,13 @@ class ServerSession:
         """
         if self._denial is not None and self._state is _State.ASKED and now >= self._denial[2]:
             self._deny()
-        if paused:
-            self._heard = now
-        if not self._decoder.pending or paused:
-            self._begun = 0.0
-        elif self._begun <= self._heard:
-            self._begun = max(now, self._heard)
         events: list[Event] = []
-        if unread != self._unread or not unread:
-            self._unread, self._unread_since = unread, now
-        elif now - self._unread_since > self.limits.unread_s:
-            why = f"nothing of what was sent was read for {self.limits.unread_s:g} s: the client or its link is too slow"
-            self._refuse(Refused(Reason.SLOW_READER, why), events)
-            return events
-        deadline = self.deadline
-        if deadline is None or now <= deadline:
-            return events
-        if self._state is _State.NEW:
-            what = f"{self._decoder.pending} bytes of one" if self._decoder.pending else "not a byte"
-            self._refuse(Refused(Reason.CONNECT_TIMEOUT, f"no CONNECT in {self.limits.connect_s:g} s, {what} came"), events)
-        elif self.keepalive_s and now > self._heard + 1.5 * self.keepalive_s:
-            why = f"no packet for 1.5 times the keepalive of {self.keepalive_s} s: ping in time, or look at the link"
-            self._refuse(Refused(Reason.KEEPALIVE_TIMEOUT, why), events, cause=Cause.KEEPALIVE)
-        else:
-            why = f"{self._decoder.pending} bytes of a packet came and not the rest within {self.limits.packet_s:g} s"
-            self._refuse(Refused(Reason.SLOW_WRITER, why), events)
+        refused = self._patience.passes(now, self._decoder.pending, paused, unread)
+        if refused is None and self._state in (_State.NEW, _State.OPEN):
+            refused = self._patience.over(now, self._state is _State.OPEN, self.keepalive_s, self._decoder.pending)
+        if refused is not None:
+            cause = Cause.KEEPALIVE if refused.reason is Reason.KEEPALIVE_TIMEOUT else Cause.REFUSED
+            self._refuse(refused, events, cause=cause)
         return events
 
     # what goes out
