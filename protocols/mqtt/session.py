@@ -328,10 +328,10 @@ class ServerSession:
                 if packet.properties.subscription_identifiers:
                     refused = protocol_error("subscription identifiers are not kept here")
                     return self._refuse(refused, events, ReasonCode.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED)
-                reasons = tuple(self._grant(text, options & 3) for text, options in packet.filters)
-                self._out.send(encode(SubAck(packet.packet_id, reasons), self.version))
+                self._out.send(encode(SubAck(packet.packet_id, self._subscribe(packet.filters)), self.version))
             case Unsubscribe():
-                reasons = tuple(self._release(text) for text in packet.filters)
+                removed = self._held().unsubscribe(packet.filters)
+                reasons = tuple(ReasonCode.SUCCESS if one else ReasonCode.NO_SUBSCRIPTION_EXISTED for one in removed)
                 self._out.send(encode(UnsubAck(packet.packet_id, reasons), self.version))
             case Disconnect():
                 expiry = packet.properties.session_expiry_interval
@@ -345,24 +345,26 @@ class ServerSession:
                 self._refuse(protocol_error("a second CONNECT"), events)  # par. 3.1.0
         return None
 
-    def _grant(self, text: str, qos: int) -> int:
-        """The SUBACK code of a filter (par. 3.9.3): at most QoS 1; what is not allowed fails alone."""
+    def _subscribe(self, filters: tuple[tuple[str, int], ...]) -> tuple[int, ...]:
+        """The SUBACK codes of filters (par. 3.9.3): at most QoS 1; what is not allowed, or too much, fails alone."""
+        full = ReasonCode.QUOTA_EXCEEDED if self.version == MQTT_5 else ReasonCode.UNSPECIFIED_ERROR
+        codes = [self._judge(text, options & 3) for text, options in filters]
+        asked = [(text, code) for (text, _), code in zip(filters, codes, strict=True) if code <= 1]
+        taken = iter(self._held().subscribe(asked))
+        return tuple(code if code > 1 or next(taken) else full for code in codes)
+
+    def _judge(self, text: str, qos: int) -> int:
         modern = self.version == MQTT_5
         if modern and text.startswith("$share/"):
             return ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
         if not self.allow_filter(text):
             return ReasonCode.NOT_AUTHORIZED if modern else ReasonCode.UNSPECIFIED_ERROR
-        if self._subscriptions is None:
-            self._subscriptions = Subscriptions(self.limits.filters, self.limits.filters_characters)
-        if not self._subscriptions.add(text, min(qos, 1)):
-            return ReasonCode.QUOTA_EXCEEDED if modern else ReasonCode.UNSPECIFIED_ERROR
         return min(qos, 1)
 
-    def _release(self, text: str) -> int:
-        """The UNSUBACK code of a filter (par. 3.11.3)."""
-        if self._subscriptions is not None and self._subscriptions.remove(text):
-            return ReasonCode.SUCCESS
-        return ReasonCode.NO_SUBSCRIPTION_EXISTED
+    def _held(self) -> Subscriptions:
+        if self._subscriptions is None:
+            self._subscriptions = Subscriptions(self.limits.filters, self.limits.filters_characters)
+        return self._subscriptions
 
     # what the owner decides
 
