@@ -96,6 +96,7 @@ from protocols.mqtt.packets import (
 from protocols.mqtt.patience import Patience
 from protocols.mqtt.properties import Properties
 from protocols.mqtt.run import PublishRun, count_acks, encode_publish
+from protocols.mqtt.terms import Terms, declined
 
 __all__ = [
     "Cause",
@@ -111,7 +112,6 @@ __all__ = [
 ]
 
 _LIMITS = Limits()
-_FOR_EVER = 0xFFFF_FFFF  # a session expiry of par. 3.1.2.11.2, and what an unclean session of 3.1.1 means
 
 
 class _State(enum.Enum):
@@ -130,27 +130,22 @@ class ServerSession:
     """One connection. `now` is monotonic seconds; each method that may end or advance the session returns events, in order.
 
     `refusal` says why the session was refused (for counters), `offence` how the bytes began that broke a rule (for people; never a
-    secret), `version` what it speaks, `keepalive_s` what holds (0 = none), `expiry_s` how long the session outlives the connection.
+    secret), `version` what it speaks, `keepalive_s` what holds (0 = none).
     """
 
     __slots__ = (
-        "_clean",
         "_decoder",
         "_denial",
         "_downlink",
-        "_expiry_asked",
-        "_explains",
-        "_nameless",
         "_out",
         "_patience",
         "_receive_maximum",
         "_state",
         "_subscriptions",
+        "_terms",
         "_unacknowledged",
         "_will",
-        "_window",
         "allow_filter",
-        "expiry_s",
         "keepalive_s",
         "limits",
         "offence",
@@ -164,20 +159,17 @@ class ServerSession:
         self.refusal: Refused | None = None
         self.offence = b""
         self.version = 4
-        self.keepalive_s = self.expiry_s = self._expiry_asked = 0
-        self._clean = True
-        self._nameless = False
+        self.keepalive_s = 0
+        self._terms: Terms | None = None  # known with CONNECT
         self._decoder = Decoder(max_packet=limits.connect_bytes)
         self._state = _State.NEW
         self._patience = Patience(now, limits)
-        self._explains = True
         self._denial: tuple[ConnAck, str, float] | None = None  # the answer to a CONNECT that is not to be told before then
         self._will: Will | None = None
         self._out = Outbound()
         self._receive_maximum = self._unacknowledged = 0  # what an MQTT 5 client may have in flight (0 = no limit), and has
         self._downlink: Downlink | None = None  # made when needed: most devices are sent QoS 0 only
         self._subscriptions: Subscriptions | None = None  # likewise
-        self._window = limits.in_flight
 
     @property
     def connected(self) -> bool:
@@ -193,6 +185,11 @@ class ServerSession:
     def should_close(self) -> bool:
         """Send the remaining output, then close the socket."""
         return self._state is _State.CLOSED
+
+    @property
+    def expiry_s(self) -> int:
+        """How long the session will outlive its connection."""
+        return 0 if self._terms is None else self._terms.expiry_s
 
     @property
     def deadline(self) -> float | None:
@@ -295,26 +292,12 @@ class ServerSession:
         self.version = self._out.version = packet.version
         self.keepalive_s = packet.keepalive
         self._will = packet.will
-        self._clean = packet.clean_start
-        self._nameless = not packet.client_id
-        if packet.version == MQTT_5:
-            properties = packet.properties
-            self._expiry_asked = properties.session_expiry_interval or 0
-            self._out.packet_maximum = properties.maximum_packet_size or UNBOUNDED
-            self._out.alias_maximum = min(properties.topic_alias_maximum or 0, self.limits.topic_aliases)
-            self._window = min(self.limits.in_flight, properties.receive_maximum or self.limits.in_flight)
-            self._explains = properties.request_problem_information != 0  # par. 3.1.2.11.7
-            if properties.authentication_method is not None:
-                return self.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not spoken here: sign the password")
-            if packet.will is not None and packet.will.qos > 1:
-                return self.refuse(ReasonCode.QOS_NOT_SUPPORTED, "QoS 2 is not spoken here: take QoS 1 for the will")
-            if packet.will is not None and packet.will.retain:
-                return self.refuse(ReasonCode.RETAIN_NOT_SUPPORTED, "retained messages are not kept here: clear the will's retain flag")
-        else:
-            self._expiry_asked = 0 if packet.clean_start else _FOR_EVER
-        self.expiry_s = min(self._expiry_asked, self.limits.session_s)
-        if packet.version < MQTT_5 and not packet.client_id and (packet.version == 3 or not packet.clean_start):
-            return self.refuse(ConnectCode.CLIENT_ID_REJECTED, "an empty client id needs a clean session")  # 3.1.1 par. 3.1.3.1
+        self._terms = Terms(packet, self.limits)
+        asked = packet.properties  # empty before MQTT 5
+        self._out.packet_maximum = asked.maximum_packet_size or UNBOUNDED
+        self._out.alias_maximum = min(asked.topic_alias_maximum or 0, self.limits.topic_aliases)
+        if (answer := declined(packet)) is not None:
+            return self.refuse(*answer)
         return events.append(ConnectRequested(packet))
 
     def _handle(self, packet: Packet | PublishRun, events: list[Event]) -> None:
@@ -334,11 +317,10 @@ class ServerSession:
                 reasons = tuple(ReasonCode.SUCCESS if one else ReasonCode.NO_SUBSCRIPTION_EXISTED for one in removed)
                 self._out.send(encode(UnsubAck(packet.packet_id, reasons), self.version))
             case Disconnect():
-                expiry = packet.properties.session_expiry_interval
-                if expiry and not self._expiry_asked:  # par. 3.14.2.2.2
-                    return self._refuse(protocol_error("DISCONNECT asks for a session that CONNECT did not ask for"), events)
-                if expiry is not None:
-                    self.expiry_s = min(expiry, self.limits.session_s)
+                try:
+                    self._agreed.goodbye(packet.properties.session_expiry_interval)
+                except Refused as refused:
+                    return self._refuse(refused, events)
                 clean = packet.reason == ReasonCode.SUCCESS  # par. 3.14.4: any other reason keeps the will
                 self._end(Cause.DISCONNECTED, events, clean=clean)
             case _:
@@ -390,26 +372,15 @@ class ServerSession:
         self._decoder.max_packet = self.limits.packet_bytes
         if allow_filter is not None:
             self.allow_filter = allow_filter
-        if self._clean:
+        terms, properties = self._agreed, Properties()
+        if terms.clean:
             kept = None
-        properties = Properties()
         if self.version == MQTT_5:
             self._receive_maximum = receive_maximum or 0
             self._decoder.alias_maximum = self.limits.topic_aliases
             if server_keepalive is not None:
                 self.keepalive_s = server_keepalive
-            properties = Properties(
-                session_expiry_interval=self.expiry_s,
-                receive_maximum=receive_maximum,
-                maximum_qos=1,
-                retain_available=0,
-                maximum_packet_size=self.limits.packet_bytes,
-                assigned_client_identifier=assigned_client_identifier if self._nameless else None,
-                topic_alias_maximum=self.limits.topic_aliases or None,
-                subscription_identifier_available=0,
-                shared_subscription_available=0,
-                server_keep_alive=server_keepalive,
-            )
+            properties = terms.told(receive_maximum, server_keepalive, assigned_client_identifier)
         if kept is not None:
             self._downlink, self._subscriptions = kept.downlink, kept.subscriptions
         # 3.1 knows no sessions in its CONNACK: the bit is reserved there.
@@ -417,7 +388,7 @@ class ServerSession:
         if not self._out.send(encode(answer, self.version)):
             return self._cannot_answer()
         if self._downlink is not None:
-            self._downlink.resume(self._window)
+            self._downlink.resume(terms.window)
             self._send_ready(self._patience.heard if now is None else now)
         return self._read(b"", self._patience.heard)
 
@@ -451,6 +422,11 @@ class ServerSession:
         self._out.explain(answer, text)
         self._end(Cause.REFUSED, [])
 
+    @property
+    def _agreed(self) -> Terms:
+        assert self._terms is not None, "no CONNECT came yet"
+        return self._terms
+
     def _answering(self) -> bool:
         if self._state in (_State.NEW, _State.OPEN):
             raise RuntimeError("no CONNECT waits for an answer")
@@ -467,7 +443,7 @@ class ServerSession:
         """The PUBACKs that refuse a run (MQTT 5 only, par. 3.4), for `acknowledge` in their turn; the first of them says why in words."""
         code = reason_code(refused.reason)
         first = run.packet_ids[:2]
-        if not first or not self._explains:
+        if not first or not self._agreed.explains:
             return run.acks(code, MQTT_5)
         ack = encode(PubAck(int.from_bytes(first, "big"), code, words(str(refused))), MQTT_5)
         if len(ack) > self._out.packet_maximum:
@@ -493,7 +469,8 @@ class ServerSession:
             return out.publish(message, now=now)
         if self._downlink is None:
             limits = self.limits
-            self._downlink = Downlink(self._window, limits.queued_messages, limits.queued_bytes, keeps=self.expiry_s > 0)
+            terms = self._agreed
+            self._downlink = Downlink(terms.window, limits.queued_messages, limits.queued_bytes, keeps=terms.expiry_s > 0)
         taken = self._downlink.offer(message, now)
         self._send_ready(now)
         return taken
