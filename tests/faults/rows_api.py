@@ -45,16 +45,19 @@ class Application:
         while not self.stop.is_set():
             number += 1
             if number % 2:
-                path, body = f"/v1/products/{self.product_key}/devices", {"device_name": f"{self.name}-{number}"}
+                one = Asked(f"/v1/products/{self.product_key}/devices", {"device_name": f"{self.name}-{number}"})
             else:
-                path, body = f"/v1/devices/{self.product_key}/{self.name}/properties?expires_in_s=3600", {"Level": number}
-            one = Asked(path, body)
+                one = Asked(f"/v1/devices/{self.product_key}/{self.name}/properties?expires_in_s=3600", {"Level": number})
             self.asked.append(one)
             self.ask(one, uuid.uuid4().hex)
 
     def ask(self, one: Asked, key: str) -> None:
         until = time.monotonic() + ANSWER_S
-        headers: dict[str, str] = {"Authorization": f"Bearer {self.cloud.admin_key}", "Content-Type": "application/json", "Idempotency-Key": key}
+        headers: dict[str, str] = {
+            "Authorization": f"Bearer {self.cloud.admin_key}",
+            "Content-Type": "application/json",
+            "Idempotency-Key": key,
+        }
         while time.monotonic() < until:
             one.tries += 1
             try:
