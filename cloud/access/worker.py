@@ -60,7 +60,7 @@ NOTES_S = 1.0  # between looks at what else was refused; what is refused for the
 REPLAY_S = 4.0  # for a replayed message to get on disk
 LOOKUPS_S = 0.05  # between lookups of whose quarantine it belongs to
 RECHECK_S = 30.0  # in which every session is held against the registry once, whether a change of it was heard of or not
-RECHECKED_TOGETHER = 500
+RECHECKED_TOGETHER = 100  # a few ms of the interpreter: who posts meanwhile does not notice
 
 # A device that asked for no keepalive and lost its power is noticed by the kernel, after four minutes.
 _HALF_OPEN = (
