@@ -1,6 +1,7 @@
 """Registration, rotation, authorities and import, on every database."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,7 +17,7 @@ from cloud.foundation.problems import Problem
 from cloud.products.model import GATEWAY
 from cloud.products.registration import RegistrationMode, registration_of, rotate_product_secret, set_mode
 from protocols.alink.registration import Claim, Grant, RegistrationRefused, ask, claim_of_connect
-from protocols.errors import Reason
+from protocols.errors import Reason, TryAgain
 from tests.contract.test_database import ONE, TWO, VAULT, database, device_of, empty, postgresql, product_of
 from tests.fakes.maker import Maker
 
@@ -106,6 +107,22 @@ def test_an_open_product_enters_whoever_proves_its_secret(database: Database) ->
     assert product.refused(product.claim("no/name"))[0] == 460
     with database.reading(ONE) as work:
         assert [device.device_name for device in list_devices(work, product.key, 0, 10, lease_held=True)] == ["d1", "d2"]
+
+
+def test_one_device_that_registers_over_many_connections_at_once_is_entered_once(database: Database) -> None:
+    product = Product(database, RegistrationMode.OPEN)
+
+    def ask_until_answered(token: bool) -> Grant:
+        while True:
+            try:
+                return product.register("d1", token=token)
+            except TryAgain:
+                continue
+
+    with ThreadPoolExecutor(8) as threads:
+        grants = list(threads.map(ask_until_answered, [True, False] * 8))
+    assert len(set(grants)) == 2
+    assert {grant.device_secret for grant in grants} == {"", product.credentials("d1").secret.decode()}
 
 
 @pytest.mark.refusal(Reason.REGISTRATION_CLOSED)
