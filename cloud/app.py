@@ -26,7 +26,7 @@ from cloud.foundation.metrics import Metrics
 from cloud.foundation.priority import stand_back
 from cloud.foundation.supervise import ChildSpec, Supervisor, ask_for_renewal, lock
 from cloud.foundation.vault import Vault, create_secret_file
-from cloud.settings import Settings
+from cloud.settings import MEBIBYTE, Settings
 from protocols.errors import Reason, Refused, TryAgain
 
 if TYPE_CHECKING:
@@ -59,9 +59,12 @@ def run_role(role: str, settings: Settings, listeners: Sequence[socket.socket] =
 async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> None:
     """The owner of the telemetry store, and the API."""
     from cloud.access.service import AccessDownlink
+    from cloud.artefacts.service import Depot
     from cloud.backup.service import Backup
     from cloud.backup.worker import serve_backups
-    from cloud.devices.worker import AccessLease, Redelivery, RegistryEvents
+    from cloud.devices.delivery import Redelivery
+    from cloud.devices.worker import AccessLease, RegistryEvents
+    from cloud.foundation.idempotency import forget_regularly
     from cloud.telemetry.duckdb_store import DuckDbStore, Limits
     from cloud.telemetry.model import DAY_MS
     from cloud.telemetry.retention import Retention
@@ -101,6 +104,9 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
             sessions=lease,
             changes=RegistryEvents(bus),
             history=History(store),
+            depot=Depot(settings.artefact_dir),
+            base_url=settings.base_url,
+            firmware_bytes=settings.firmware_mib << 20,
             checks={
                 "database": partial(check_database, database),
                 "bus": partial(check_bus, bus),
@@ -117,8 +123,12 @@ async def run_core(settings: Settings, listeners: Sequence[socket.socket]) -> No
         pages.install(app, Sessions(database, state.vault), Live(database, state.history, bus, state.checks, lease))
         redelivering = asyncio.create_task(Redelivery(database, state.downlink).run(), name="redelivery")
         stack.callback(redelivering.cancel)
+        forgetting = asyncio.create_task(forget_regularly(database), name="idempotency")
+        stack.callback(forgetting.cancel)
         server = _api_server(app)
-        serving = asyncio.create_task(server.serve([*listeners] or [listen(settings.host, settings.api_port)]), name="api")
+        sockets = [*listeners] or [listen(settings.host, settings.api_port)]
+        settings.api_address_file.write_text(f"http://{settings.host}:{sockets[0].getsockname()[1]}\n")
+        serving = asyncio.create_task(server.serve(sockets), name="api")
         await _until_stopped(serving, stop, end=partial(setattr, server, "should_exit", True))
 
 
@@ -139,7 +149,7 @@ async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> 
     from cloud.access.worker import serve
     from cloud.devices.authorities import trusted_authorities
     from cloud.devices.registration import DeviceRegistrar
-    from cloud.devices.service import credentials_for, tenants_concerned
+    from cloud.devices.service import credentials_for, sub_devices_for, tenants_concerned
     from cloud.foundation.authority import Authority
     from protocols.mqtt.lobby import Bounds
 
@@ -151,6 +161,7 @@ async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> 
         stack.push_async_callback(bus.close)
         metrics, ready = Metrics(), asyncio.Event()
         await serve_health(bus, "access", metrics, partial(_check_event, ready))
+        vault = Vault.from_file(settings.secret_key_file)
         tls = None
         if settings.mqtts_port is not None:
             authority = Authority(settings.tls_dir)
@@ -158,12 +169,12 @@ async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> 
             renew()
             door = listeners[1] if len(listeners) > 1 else listen(settings.host, settings.mqtts_port)
             tls = Tls(door, authority.context(), renew, authority.load_into)
-        vault = Vault.from_file(settings.secret_key_file)
         serving = serve(
             listener=listeners[0] if listeners else listen(settings.host, settings.mqtt_port),
             tls=tls,
             bus=bus,
             credentials=partial(credentials_for, database, vault),
+            sub_devices=partial(sub_devices_for, database, vault),
             tenants=partial(tenants_concerned, database),
             registrar=DeviceRegistrar(database, vault),
             authorities=partial(trusted_authorities, database),
@@ -175,6 +186,8 @@ async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> 
                 settings.mqtt_connect_s,
                 settings.mqtt_packet_s,
                 settings.mqtt_unread_s,
+                settings.mqtt_session_s,
+                settings.mqtt_kept_mib * MEBIBYTE,
             ),
             ready=ready.set,
             stuck=partial(_stream_stuck, settings),
@@ -194,8 +207,11 @@ def _stream_stuck(settings: Settings) -> None:
 
 async def run_ingest(settings: Settings, _listeners: Sequence[socket.socket]) -> None:
     """Decodes what devices sent and commits it, to the store and to the metadata."""
+    from cloud.devices.answers import ANSWERS
+    from cloud.ingest.answering import Answering
     from cloud.ingest.trail import Trail
     from cloud.ingest.worker import serve
+    from cloud.rollouts.answers import answers as firmware_answers
 
     stand_back(5)  # behind the front door, which devices wait for, and charts, which people wait for
     stop = stop_on_signal()
@@ -208,7 +224,16 @@ async def run_ingest(settings: Settings, _listeners: Sequence[socket.socket]) ->
         await serve_health(bus, "ingest", metrics, partial(_check_event, ready))
         trail = Trail(settings.run_dir / "ingest-0.trail")
         stack.callback(trail.close)
-        serving = serve(bus=bus, database=database, metrics=metrics, stream_bytes=settings.stream_bytes, trail=trail, ready=ready.set)
+        respond = Answering(Vault.from_file(settings.secret_key_file), {**ANSWERS, **firmware_answers(settings.base_url)})
+        serving = serve(
+            bus=bus,
+            database=database,
+            metrics=metrics,
+            stream_bytes=settings.stream_bytes,
+            trail=trail,
+            respond=respond,
+            ready=ready.set,
+        )
         await _until_stopped(asyncio.create_task(serving, name="ingest"), stop)
 
 
@@ -262,20 +287,28 @@ def build_api(
     changes: object,
     history: object,
     checks: Mapping[str, Check],
+    depot: object = None,
+    base_url: Callable[[], str] = str,
+    firmware_bytes: int = 1 << 20,
     device_address: tuple[str, int] = ("localhost", 1883),
 ) -> "FastAPI":
     """The API over these parts; routes find them on `app.state`. `device_address` is what bootstrap tells devices."""
     from fastapi import FastAPI
 
     from cloud.devices import api as devices
+    from cloud.devices import commands_api as commands
     from cloud.devices import identity_api, import_api
     from cloud.devices import registration_api as device_registration
+    from cloud.devices import shadow_api as shadow
+    from cloud.devices.registry import count_devices
     from cloud.foundation import api as foundation
     from cloud.foundation import problems
     from cloud.ingest import account
     from cloud.ingest import api as ingest
     from cloud.products import api as products
+    from cloud.products import library_api, versions_api
     from cloud.products import registration_api as product_registration
+    from cloud.rollouts import api as firmware
     from cloud.telemetry import api as telemetry
     from cloud.tenancy.service import KnownKeys
 
@@ -291,11 +324,12 @@ def build_api(
     state.checks, state.other_roles = checks, ("access", "ingest")
     state.known_keys = KnownKeys()
     state.device_address, state.doorkeeper = device_address, device_registration.Doorkeeper()
-    problems.install(app, larger={import_api.PATH_END: import_api.MOST_BYTES})
-    for router in (foundation.router, products.router, devices.router, telemetry.router, ingest.router, account.router):
-        app.include_router(router)
-    for router in (product_registration.router, identity_api.router, import_api.router, device_registration.router):
-        app.include_router(router)
+    state.depot, state.base_url, state.firmware_bytes = depot, base_url, firmware_bytes
+    state.product_uses = {"devices": count_devices}
+    problems.install(app, larger={"/v1/firmware": firmware_bytes, import_api.PATH_END: import_api.MOST_BYTES})
+    slices = (products, versions_api, library_api, product_registration, devices, identity_api, import_api, commands, shadow, firmware)
+    for module in (foundation, *slices, telemetry, ingest, account, device_registration):
+        app.include_router(module.router)
     return app
 
 
@@ -371,6 +405,7 @@ def prepare_directory(settings: Settings) -> str | None:
     """Make what the data directory lacks: secrets, schema, the first tenant. Returns its admin key if it was made now."""
     # (the tables of every slice, so that the schema is known to be whole)
     import cloud.devices.tables
+    import cloud.foundation.idempotency
     import cloud.ingest.tables
     import cloud.products.tables
     import cloud.tenancy.tables  # noqa: F401

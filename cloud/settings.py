@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from protocols.errors import Reason, Refused
+from protocols.errors import Reason, Refused, TryAgain
 from protocols.mqtt.lobby import Bounds
 
 MEBIBYTE = 1024 * 1024
@@ -42,7 +42,17 @@ class Settings(BaseSettings):
     mqtt_unread_s: Annotated[float, Field(gt=0, description="A connection that reads nothing it is sent for so long is closed.")] = (
         Bounds().unread_s
     )
+    mqtt_session_s: Annotated[
+        int, Field(ge=0, le=604_800, description="A session that a device wants kept outlives its connection by no more; 0 keeps none.")
+    ] = Bounds().session_s
+    mqtt_kept_mib: Annotated[
+        int, Field(ge=1, description="Memory for all kept sessions; beyond, the one that has waited longest ends.")
+    ] = Bounds().kept_bytes // MEBIBYTE
     api_port: Annotated[int, Field(ge=0, le=65535, description="0 takes any free port.")] = 8080
+    public_url: Annotated[
+        str | None, Field(description="Where devices reach the API, without a slash at its end; this host's API port when unset.")
+    ] = None
+    firmware_mib: Annotated[int, Field(ge=1, le=4096, description="The largest firmware image.")] = 256
     database_url: Annotated[str | None, Field(description="SQLAlchemy URL; SQLite in the data directory when unset.")] = None
     nats_url: Annotated[str | None, Field(description="A NATS server of your own; a child process when unset.")] = None
     nats_token: Annotated[str | None, Field(repr=False, description="Its token; the one in the data directory when unset.")] = None
@@ -87,6 +97,24 @@ class Settings(BaseSettings):
     @property
     def secret_key_file(self) -> Path:
         return self.dir / "secret.key"
+
+    @property
+    def artefact_dir(self) -> Path:
+        return self.dir / "artefacts"
+
+    @property
+    def api_address_file(self) -> Path:
+        """Where the API listens, written by the role that does."""
+        return self.run_dir / "api.address"
+
+    def base_url(self) -> str:
+        """Where devices download from. Raises TryAgain before the API has ever listened."""
+        if self.public_url is not None:
+            return self.public_url.rstrip("/")
+        try:
+            return self.api_address_file.read_text().strip()
+        except FileNotFoundError as error:
+            raise TryAgain("the API has not said where it listens; set HEARTHLINE_PUBLIC_URL") from error
 
     @property
     def tls_dir(self) -> Path:

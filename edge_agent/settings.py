@@ -294,6 +294,7 @@ def _front_door(table: object, home: Path, environ: Mapping[str, str], devices: 
         connect_s=section.integer("connect_s", int(most.connect_s), low=1, high=3_600),
         packet_s=section.integer("packet_s", int(most.packet_s), low=1, high=3_600),
         unread_s=section.integer("unread_s", int(most.unread_s), low=1, high=3_600),
+        session_s=most.session_s,
     )
     section.finish()
     try:

@@ -193,6 +193,50 @@ ADVICE: Final[dict[Reason, Advice]] = {
         ("A message holds more entries than it may.", "消息条目数超过上限。"),
         ("Split it: at most 200 properties a message.", "请拆分，每条消息最多 200 个属性。"),
     ),
+    Reason.TOO_MANY_EVENTS: Advice(
+        PAYLOAD,
+        ("A pack holds more events than it may.", "打包消息中的事件数超过上限。"),
+        ("Split it: at most 20 events a pack.", "请拆分，每个打包消息最多 20 个事件。"),
+    ),
+    Reason.TOO_MANY_DEVICES: Advice(
+        PAYLOAD,
+        ("A gateway's message names more sub-devices than it may.", "网关消息中的子设备数超过上限。"),
+        (
+            "Split it: at most 5 devices a login or topology change, 20 a pack, 200 a list.",
+            "请拆分：登录和拓扑变更每次最多 5 个设备，打包最多 20 个，列表最多 200 个。",
+        ),
+    ),
+    Reason.TOO_MANY_DESIRED: Advice(
+        PAYLOAD,
+        ("A device asks for more desired values than it may.", "设备一次请求的期望值过多。"),
+        ("Split it: at most 200 identifiers a message.", "请拆分，每条消息最多 200 个标识符。"),
+    ),
+    Reason.MISSING_PARAMETER: Advice(
+        PAYLOAD,
+        ("A request lacks a parameter that it needs.", "请求缺少必需的参数。"),
+        ("The detail names the parameter; correct the firmware, or update its SDK.", "详情中给出参数名；请修正固件或更新其 SDK。"),
+    ),
+    Reason.NO_RAW_TABLE: Advice(
+        PAYLOAD,
+        ("The device sent raw bytes, and its product has no decoding table.", "设备上报了透传数据，但产品没有解析表。"),
+        (
+            "Give the product a decoding table, then replay the entries: what was sent is kept.",
+            "为产品配置解析表，然后重放这些条目：已上报的数据会保留。",
+        ),
+    ),
+    Reason.BAD_RAW: Advice(
+        PAYLOAD,
+        ("Raw bytes do not fit the product's decoding table.", "透传数据与产品的解析表不符。"),
+        (
+            "Compare the bytes with the table: the detail names the field; correct the table or the firmware, then replay.",
+            "对照解析表检查数据：详情中给出字段；修正解析表或固件后重放。",
+        ),
+    ),
+    Reason.NOT_ALLOWED: Advice(
+        API,
+        ("A device cannot do this in the state that it is in.", "设备在当前状态下不允许此操作。"),
+        ("The detail lists what is possible; enable a disabled device first.", "详情中列出可行的操作；已禁用的设备请先启用。"),
+    ),
     Reason.NOT_WRITABLE: Advice(
         API,
         ("A property that is read only was to be set.", "试图设置只读属性。"),

@@ -3,23 +3,27 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, cast
 
 from cloud.access.admission import Denied, Verdict
+from cloud.access.away import Away, Farewell, expires_at
 from cloud.access.certificates import Trust, named_by
 from cloud.access.gate import FrameGate
 from cloud.access.group import GroupCommit, Owner
 from cloud.access.model import Downlink
-from cloud.access.proof import standing
+from cloud.access.proof import fingerprint, standing
 from cloud.access.refusals import Client, RefusalLedger, claimed
 from cloud.access.slowed import Slowed
-from cloud.access.topics import may_listen
+from cloud.access.sub_devices import Carried, SubDevices
+from cloud.access.topics import may_listen, needs_subscription
 from cloud.devices.model import Credentials
 from cloud.foundation.clock import now_ms
+from protocols.alink.codes import Code
+from protocols.alink.credentials import answers_on_the_topic
 from protocols.alink.registration import Grant
 from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Connect
-from protocols.mqtt.events import Event
+from protocols.mqtt.events import Disconnected, Event, KeptSession
 from protocols.mqtt.lobby import Bounds, Lobby, no_room
 from protocols.mqtt.pace import Pace
 from protocols.mqtt.packets import ConnectCode
@@ -36,14 +40,22 @@ class Attendee(Owner, Protocol):
     address: str
     certificate: bytes | None
     credentials: Credentials | None
+    row: bytes
     fingerprint: int
     noted: bool
+    modern: bool
+    carried: Carried | None
 
     def handle(self, events: list[Event]) -> None: ...
     def flush(self) -> None: ...
+    def forget_ways(self) -> None: ...
     def tick(self, now: float) -> None: ...
-    def open(self, credentials: Credentials, epoch: int) -> None: ...
+    def open(self, credentials: Credentials, epoch: int, kept: KeptSession | None) -> None: ...
     def hand_over(self, grant: Grant) -> None: ...
+
+
+Waiting = tuple[Attendee, Credentials, bool]
+"""A connection that is let in later, with its credentials and whether it starts a clean session."""
 
 
 class FrontDoor:
@@ -63,8 +75,10 @@ class FrontDoor:
         self.registered = 0
         self.trust = Trust()
         self.undelivered = 0
+        self.away = Away(bounds.kept_bytes, self.limits, self.gate, self._refuse_will)
+        self.subs = SubDevices(commit, self.next_epoch, self._take_over)
         self._throttle = Throttle()
-        self._pace, self._slowed = Pace(), Slowed[tuple[Attendee, Credentials]]()
+        self._pace, self._slowed = Pace(), Slowed[Waiting]()
         self._epoch = 0
 
     def next_epoch(self) -> int:
@@ -88,6 +102,7 @@ class FrontDoor:
         """Admission answers a CONNECT."""
         if not connection.session.holding:
             return  # it went away meanwhile
+        connection.modern = answers_on_the_topic(connect.client_id)
         if isinstance(verdict, Denied):
             self._deny(connection, connect, verdict)
         elif isinstance(verdict, Grant):
@@ -98,32 +113,36 @@ class FrontDoor:
             now = time.monotonic()
             key = (verdict.product_key, verdict.device_name)
             if wait_s := self._pace.came(key, now):
-                self._let_wait(connection, verdict, now + wait_s)
+                self._let_wait(connection, verdict, connect.clean_start, now + wait_s)
             else:
                 self._turn_away(self._slowed.overtaken(key))
-                self._let_in(connection, verdict)
+                self._let_in(connection, verdict, connect.clean_start)
 
-    def _let_wait(self, connection: Attendee, credentials: Credentials, due: float) -> None:
+    def _let_wait(self, connection: Attendee, credentials: Credentials, clean_start: bool, due: float) -> None:
         """Let a device in later that connects again and again, and tell its owner; of its connections only the newest waits."""
         detail = "it connects again and again: two devices may have its identity, or its firmware does not wait before it reconnects"
         client = Client(connection.address, credentials.product_key, credentials.device_name, tenant_id=credentials.tenant_id)
         self.refuse(client, Refused(Reason.TOO_MANY_CONNECTS, detail))
         key = (credentials.product_key, credentials.device_name)
-        self._turn_away(self._slowed.wait(key, (connection, credentials), due))
+        self._turn_away(self._slowed.wait(key, (connection, credentials, clean_start), due))
 
-    def _turn_away(self, waiting: tuple[Attendee, Credentials] | None) -> None:
+    def _turn_away(self, waiting: Waiting | None) -> None:
         if waiting is not None and waiting[0].session.holding:
             waiting[0].session.refuse(ConnectCode.UNAVAILABLE, "a newer connection of the same device has come")
             waiting[0].flush()
 
-    def _let_in(self, connection: Attendee, verdict: Credentials) -> None:
+    def _let_in(self, connection: Attendee, verdict: Credentials, clean_start: bool) -> None:
         key = (verdict.product_key, verdict.device_name)
-        if (older := self.sessions.get(key)) is not None:
-            older.handle(older.session.takeover())
+        self._take_over(key)
+        self.subs.end(key, Code.CONNECTED_ELSEWHERE, "the sub-device has connected by itself")
         self.sessions[key] = connection
         self.lobby.admitted(connection)
         self.accepted += 1
-        connection.open(verdict, self.next_epoch())
+        connection.open(verdict, self.next_epoch(), self.away.back(key, fingerprint(verdict), clean_start))
+
+    def _take_over(self, key: Key) -> None:
+        if (older := self.sessions.get(key)) is not None:
+            older.handle(older.session.takeover())
 
     def _deny(self, connection: Attendee, connect: Connect, denied: Denied) -> None:
         """Say no, slowly to an address that was told no often; the right secret is never slowed."""
@@ -145,7 +164,7 @@ class FrontDoor:
 
     def may_listen(self, connection: Attendee, credentials: Credentials, topic_filter: str) -> bool:
         """Whether a SUBSCRIBE is granted; counts it if not."""
-        if may_listen(credentials, topic_filter):
+        if may_listen(credentials, topic_filter) or self.subs.may_listen(connection, topic_filter, may_listen):
             return True
         refused = Refused(Reason.FOREIGN_TOPIC, "a device may only subscribe to what is sent to it: correct the filter, or leave it out")
         self.refuse(client_of(connection), refused, topic=topic_filter)
@@ -163,20 +182,32 @@ class FrontDoor:
         self.connections.discard(connection)
         self.lobby.left(connection)
 
-    def left(self, connection: Attendee, key: Key) -> None:
-        """A session has ended."""
+    def left(self, connection: Attendee, farewell: Farewell, event: Disconnected) -> None:
+        """The connection of a session has ended."""
+        key = (farewell.credentials.product_key, farewell.credentials.device_name)
         if self.sessions.get(key) is connection:
             del self.sessions[key]
+        self.away.left(key, farewell, event)
+
+    def _refuse_will(self, farewell: Farewell, refused: Refused, topic: str, sample: bytes) -> None:
+        known = farewell.credentials
+        client = Client(farewell.address, known.product_key, known.device_name, tenant_id=known.tenant_id)
+        self.refuse(client, refused, topic=topic, sample=sample)
 
     def deliver(self, messages: Iterable[Downlink]) -> int:
-        """Hand messages to the sessions of their devices; how many were taken."""
-        taken = 0
+        """Hand messages to the sessions of their devices; how many were taken. What waits for a device that is away is not."""
+        taken, now = 0, time.monotonic()
         touched: set[Attendee] = set()
         for message in messages:
-            connection = self.sessions.get((message.product_key, message.device_name))
+            key = (message.product_key, message.device_name)
+            connection = self.sessions.get(key) or self._carrier(key)
             if connection is None:
+                self.away.deliver(message)
                 continue
-            if connection.session.deliver(message.topic, message.payload, message.qos):
+            topic = message.modern_topic if connection.modern and message.modern_topic else message.topic
+            if needs_subscription(topic) and not connection.session.subscribed(topic):
+                continue
+            if connection.session.deliver(topic, message.payload, message.qos, expires=expires_at(message), now=now):
                 touched.add(connection)
                 taken += 1
             else:
@@ -185,40 +216,61 @@ class FrontDoor:
             connection.flush()
         return taken
 
+    def _carrier(self, key: Key) -> Attendee | None:
+        return cast("Attendee | None", self.subs.carriers.get(key))
+
+    def broadcast(self, product_key: str, topic: str, payload: bytes, qos: int = 0, expires_ms: int = 0) -> int:
+        """Send a message to the sessions of a product that subscribed it, at the QoS they were granted at most; how many took it.
+
+        One that expires waits for subscribers that are away, too, and does not count there.
+        """
+        taken = 0
+        for key in self.all_keys(product_key):
+            connection = self.sessions.get(key)
+            granted = self.away.kept.granted(key, topic) if connection is None else connection.session.granted(topic)
+            if granted is not None:
+                taken += self.deliver((Downlink(*key, topic, payload, min(qos, granted), expires_ms, waits=True),))
+        return taken
+
+    def all_keys(self, product_key: str | None = None) -> list[Key]:
+        """The devices with a session, connected or kept; of one product only if it is given."""
+        keys = [*self.sessions, *(key for key in self.away.kept if key not in self.sessions), *self.subs.carriers]
+        return keys if product_key is None else [key for key in keys if key[0] == product_key]
+
     def keys_of(self, product_key: str, device_name: str | None) -> list[Key]:
         """The devices with a session that a change of the registry concerns."""
-        if device_name is not None:
-            return [(product_key, device_name)] if (product_key, device_name) in self.sessions else []
-        return [key for key in self.sessions if key[0] == product_key]
+        if device_name is None:
+            return self.all_keys(product_key)
+        key = (product_key, device_name)
+        return [key] if key in self.sessions or key in self.away.kept or key in self.subs.carriers else []
 
     def recheck(self, key: Key, credentials: Credentials | None) -> None:
         """End the session of a device that is gone, disabled, or whose proof does not stand any more."""
+        now = now_ms()
+        stands = set[int]() if credentials is None else standing(credentials, self.trust.of(credentials.tenant_id, now), now)
         connection = self.sessions.get(key)
-        if connection is None:
-            return
-        now, held = now_ms(), connection.credentials
-        until_ms = None if held is None else held.proof_until_ms
-        if (
-            credentials is None
-            or connection.fingerprint not in standing(credentials, self.trust.of(credentials.tenant_id, now), now)
-            or (until_ms is not None and now >= until_ms)
-        ):
-            connection.handle(connection.session.close())
+        if connection is not None:
+            until_ms = None if connection.credentials is None else connection.credentials.proof_until_ms
+            if connection.fingerprint not in stands or (until_ms is not None and now >= until_ms):
+                connection.handle(connection.session.close())
+        self.away.recheck(key, stands)
 
     async def sweep(self, now: float) -> None:
         """Close who is silent for too long, let in who has waited long enough; yields to others now and then."""
-        for waiting, credentials in self._slowed.due(now):
+        for waiting, credentials, clean_start in self._slowed.due(now):
             if waiting.session.holding:
-                self._let_in(waiting, credentials)
+                self._let_in(waiting, credentials, clean_start)
         for n, connection in enumerate(tuple(self.connections), 1):
             connection.tick(now)
             if n % 200 == 0:
                 await asyncio.sleep(0)
+        self.away.sweep(now)
 
     def close_all(self, code: int) -> None:
         """Tell everybody to come back later."""
         for connection in tuple(self.connections):
             connection.handle(connection.session.close(code))
+        self.away.close()
 
 
 def client_of(connection: Attendee) -> Client:

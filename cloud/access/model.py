@@ -55,10 +55,11 @@ class SessionRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class PresenceNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """How a session began or ended: the client's address and, at the end, a reason."""
+    """How a session began or ended: the client's address and, at the end, a reason. `via` is the gateway's device id, for a sub-device."""
 
     address: str
     reason: str
+    via: int = 0
 
 
 class RefusalNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -82,13 +83,21 @@ class RefusalNote(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Downlink(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One message for a device; `access.down` carries a msgpack list of them, `access.deliver` one."""
+    """One message for a device; `access.down` carries a msgpack list of them, `access.deliver` one.
+
+    It is not sent after `expires_ms` (epoch; 0 = no such time). With `waits` a QoS 1 message that expires may wait for a device that is
+    away and whose session is kept; it does not count as delivered then. A client that said so (`ext`, bit 1) gets it on `modern_topic`
+    instead, if there is one.
+    """
 
     product_key: str
     device_name: str
     topic: str
     payload: bytes
     qos: int = 0
+    expires_ms: int = 0
+    waits: bool = False
+    modern_topic: str = ""
 
 
 class Delivered(msgspec.Struct, frozen=True, gc=False):
@@ -155,14 +164,19 @@ class Row(msgspec.Struct, gc=False):
 
     def note(self) -> PresenceNote:
         """The note of a presence row."""
-        try:
-            return _note_decoder.decode(self.blob[self.offset : self.offset + self.size])
-        except msgspec.DecodeError as error:
-            raise Refused(Reason.BAD_FRAME, f"presence note: {error}") from error
+        return decode_presence(self.blob[self.offset : self.offset + self.size])
 
     def refusal(self) -> RefusalNote:
         """The note of a REFUSED row."""
         return decode_refusal(self.blob[self.offset : self.offset + self.size])
+
+
+def decode_presence(data: bytes) -> PresenceNote:
+    """Raises Refused(BAD_FRAME)."""
+    try:
+        return _note_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(Reason.BAD_FRAME, f"presence note: {error}") from error
 
 
 def decode_refusal(data: bytes) -> RefusalNote:

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from cloud.devices.model import Credentials, TrustedAuthority
+from cloud.devices.model import Credentials, SubDevice, TrustedAuthority
 from protocols.alink.registration import Claim, Grant
 from protocols.errors import Broken, TryAgain
 
 CredentialLookup = Callable[[Sequence[tuple[str, str]]], Mapping[tuple[str, str], Credentials]]
 """Credentials by (product key, device name), pairs that do not exist left out; called in a thread. Raises TryAgain."""
+
+SubDeviceLookup = Callable[[Sequence[tuple[str, str]]], Mapping[tuple[str, str], SubDevice]]
+"""Sub-devices by (product key, device name), with the gateway in whose topology they are; called in a thread. Raises TryAgain."""
 
 TenantLookup = Callable[[Sequence[tuple[str, str]]], Sequence[int]]
 """Which tenant has to know that somebody who claims to be (product key, device name) was refused: the device's, else the product's, else

@@ -6,17 +6,18 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
+from cloud.access.away import Farewell
 from cloud.access.door import FrontDoor, client_of
 from cloud.access.model import Kind, PresenceNote, SessionRow, session_key
 from cloud.access.proof import fingerprint
-from cloud.access.topics import check_frames, uplink_lane
+from cloud.access.sub_devices import Carried, Way
+from cloud.access.topics import check_frames
 from cloud.devices.model import ONLY_ITS_SECRET, Credentials
 from cloud.foundation.clock import now_ms
 from protocols.alink.registration import Grant
-from protocols.edgelink.lanes import Lane
 from protocols.errors import Reason, Refused
-from protocols.mqtt.codec import Decoder, PublishRun, Will, encode_publish
-from protocols.mqtt.events import ConnectRequested, Disconnected, Event, Published
+from protocols.mqtt.codec import PublishRun
+from protocols.mqtt.events import ConnectRequested, Disconnected, Event, KeptSession, Published
 from protocols.mqtt.offence import SAMPLE
 from protocols.mqtt.packets import MQTT_5
 from protocols.mqtt.session import ServerSession
@@ -25,6 +26,7 @@ IN_FLIGHT_MESSAGES = 1_000  # of one connection, at which its socket is read no 
 IN_FLIGHT_BYTES = 1 << 20
 WAITING_BYTES = 64 << 20  # of all connections: any of them that sends more is read no further
 REMEMBERED_TOPICS = 32
+REMEMBERED_TOPICS_OF_GATEWAYS = 4_096
 LONGEST_KEEPALIVE_S = 1200
 GOODBYE_S = 5.0  # for a closing socket to take its last bytes
 REGISTERED_S = 10.0  # for a device that was handed its secret to disconnect by itself
@@ -34,10 +36,11 @@ class Connection(asyncio.Protocol):
     """One socket and its session."""
 
     __slots__ = (
-        "_lanes",
+        "_ways",
         "address",
         "broken",
         "bytes",
+        "carried",
         "certificate",
         "closing_since",
         "credentials",
@@ -45,6 +48,7 @@ class Connection(asyncio.Protocol):
         "fingerprint",
         "leave_by",
         "messages",
+        "modern",
         "noted",
         "paused",
         "row",
@@ -66,7 +70,9 @@ class Connection(asyncio.Protocol):
         self.broken = False
         self.noted = False  # the refusal that ends it is counted already
         self.writing = True
-        self._lanes: dict[str, Lane | None] = {}
+        self.modern = False  # it takes calls on its own topics
+        self.carried: Carried | None = None  # sub-devices, once it asked for any
+        self._ways: dict[str, Way] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
@@ -132,8 +138,8 @@ class Connection(asyncio.Protocol):
         if self.closing_since and now > self.closing_since + GOODBYE_S:
             self.transport.abort()
 
-    def open(self, credentials: Credentials, epoch: int) -> None:
-        """The CONNECT was right."""
+    def open(self, credentials: Credentials, epoch: int, kept: KeptSession | None) -> None:
+        """The CONNECT was right; `kept` is the session that it goes on with."""
         self.fingerprint = fingerprint(credentials)
         self.credentials = credentials = replace(credentials, secret=b"", identity=ONLY_ITS_SECRET)  # they have served their purpose
         self.certificate = None
@@ -144,8 +150,11 @@ class Connection(asyncio.Protocol):
         keepalive_s = None if 0 < self.session.keepalive_s <= LONGEST_KEEPALIVE_S else LONGEST_KEEPALIVE_S
         self.handle(
             self.session.accept(
+                kept,
+                now=time.monotonic(),
                 receive_maximum=IN_FLIGHT_MESSAGES,
                 server_keepalive=keepalive_s,
+                assigned_client_identifier=f"{credentials.product_key}&{credentials.device_name}",
                 allow_filter=partial(self.door.may_listen, self, credentials),
             )
         )
@@ -165,14 +174,18 @@ class Connection(asyncio.Protocol):
                 run, Refused(Reason.NOT_AUTHORISED, "a device that registers may publish nothing: connect with what it was given")
             )
         try:
-            lane = self._lanes[run.topic]
+            lane, row = self._ways[run.topic]
         except KeyError:
             try:
-                lane = uplink_lane(self.credentials, run.topic)
+                way = self.door.subs.way(self, run.topic)
             except Refused as refused:
                 return self._refuse(run, refused)
-            if len(self._lanes) < REMEMBERED_TOPICS:
-                self._lanes[run.topic] = lane
+            if way is None:
+                self.door.gate.acknowledge_in_turn(self, run.acks())
+                return self.door.subs.asked(self, run)
+            lane, row = way
+            if len(self._ways) < (REMEMBERED_TOPICS if self.carried is None else REMEMBERED_TOPICS_OF_GATEWAYS):
+                self._ways[run.topic] = way
         if lane is not None:
             if run.count > 1:  # each frame is taken or refused by itself
                 for n in range(run.count):
@@ -182,14 +195,14 @@ class Connection(asyncio.Protocol):
                 check_frames(run, lane)
             except Refused as refused:
                 return self._refuse(run, refused)
-        self.door.gate.gather(self, self.row, run, run.acks(), now_ms(), lane)
+        self.door.gate.gather(self, row, run, run.acks(), now_ms(), lane)
         self.messages += run.count
         self.bytes += len(run.data)
         return None
 
     def _refuse(self, run: PublishRun, refused: Refused) -> None:
         """MQTT 5 is told in the PUBACK, in its turn; 3.1.1 has no word for it and is closed."""
-        ends = self.session.version != MQTT_5 and not self.session.should_close  # the latter: a will
+        ends = self.session.version != MQTT_5
         first = run.data[run.first : run.first + run.size][:SAMPLE]
         self.door.refuse(client_of(self), refused, topic=run.topic, sample=first, count=1 if ends else run.count)
         if ends:
@@ -198,20 +211,16 @@ class Connection(asyncio.Protocol):
         else:
             self.door.gate.acknowledge_in_turn(self, self.session.refusing(run, refused))
 
+    def forget_ways(self) -> None:
+        """A sub-device came or went: what it may publish is looked at anew."""
+        self._ways.clear()
+
     def _ended(self, event: Disconnected) -> None:
         if self.credentials is None:
             return  # it registered
-        self.door.left(self, (self.credentials.product_key, self.credentials.device_name))
-        if event.will is not None:
-            self._publish_will(event.will)
+        self.door.subs.carrier_left(self, event.cause)
+        self.door.left(self, Farewell(self.credentials, self.fingerprint, self.row, self.address), event)
         self.door.commit.note(Kind.CLOSED, self.row, now_ms(), PresenceNote(self.address, event.cause))
-
-    def _publish_will(self, will: Will) -> None:
-        self.broken, broken = False, self.broken
-        for run in Decoder().feed(encode_publish(will.topic, will.payload)):
-            assert isinstance(run, PublishRun)
-            self._published(run)
-        self.broken = broken
 
     def committed(self, acks: bytes, messages: int, size: int) -> None:
         """From group commit: this much is on disk."""

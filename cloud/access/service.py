@@ -1,6 +1,6 @@
 """What other roles ask of the front door, over the bus."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -15,8 +15,9 @@ from cloud.access.model import (
     encode_downlink,
     encode_downlinks,
 )
+from cloud.devices.model import Order
 from cloud.foundation.bus import Bus
-from protocols.alink.messages import property_set
+from protocols.alink.messages import command_topic, encode_command
 from protocols.alink.topics import Kind, Topic
 from protocols.edgelink.messages import Command, encode_message
 from protocols.edgelink.topics import EdgeChannel, EdgeTopic
@@ -45,22 +46,29 @@ class AccessDownlink:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def deliver_command(
-        self,
-        target: tuple[str, str],
-        gateway: tuple[str, str] | None,
-        command_id: str,
-        method: str,
-        params: Mapping[str, object],
-        expires_ms: int,
-    ) -> bool:
+    async def deliver_command(self, order: Order) -> bool:
         """True: a session took it. Raises TryAgain when the front door does not answer."""
-        if gateway is None:
-            topic, payload = str(Topic(Kind.PROPERTY_SET, *target)), property_set(command_id, params)
-            message = Downlink(*target, topic, payload, qos=1)
-        else:
-            topic = str(EdgeTopic(*gateway, EdgeChannel.DOWN_COMMAND))
-            payload = encode_message(Command(command_id, *target, method, dict(params), expires_ms))
-            message = Downlink(*gateway, topic, payload, qos=1)
+        message = downlink_of(order)
         answer = await self._bus.request(DELIVER_SUBJECT, encode_downlink(message), timeout_s=DELIVER_TIMEOUT_S)
         return _decode_delivered(answer).delivered
+
+    async def deliver_message(self, target: tuple[str, str], topic: str, payload: bytes, qos: int = 0) -> bool:
+        """The same for any other message."""
+        message = Downlink(*target, topic, payload, qos)
+        answer = await self._bus.request(DELIVER_SUBJECT, encode_downlink(message), timeout_s=DELIVER_TIMEOUT_S)
+        return _decode_delivered(answer).delivered
+
+
+def downlink_of(order: Order) -> Downlink:
+    """The message that carries a command: a gateway of ours is told at QoS 1 and remembers it, a device once, at QoS 0."""
+    if order.gateway is not None:  # it looks at the command's own time
+        topic = str(EdgeTopic(*order.gateway, EdgeChannel.DOWN_COMMAND))
+        payload = encode_message(Command(order.command_id, *order.target, order.method, order.params, order.expires_ms))
+        return Downlink(*order.gateway, topic, payload, qos=1)
+    payload = encode_command(order.command_id, order.method, order.params)
+    kind, name = command_topic(order.method)
+    topic, modern = str(Topic(kind, *order.target, name)), ""
+    if order.is_call:  # the device takes the answer's place from the topic: which one depends on what its SDK can do
+        topic = str(Topic(Kind.RRPC_REQUEST, *order.target, call=order.command_id))
+        modern = str(Topic(Kind.RRPC_SERVICE, *order.target, name, order.command_id))
+    return Downlink(*order.target, topic, payload, expires_ms=order.expires_ms, modern_topic=modern)

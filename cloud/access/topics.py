@@ -28,6 +28,11 @@ def check_frames(run: PublishRun, lane: Lane) -> None:
             raise Refused(Reason.BAD_FRAME, f"a frame of another lane came on {lane}")
 
 
+def needs_subscription(topic: str) -> bool:
+    """Whether a message on `topic` only goes to sessions that subscribed it; everything else is pushed (alink.md par. 1, 8)."""
+    return topic.startswith("/broadcast/")
+
+
 def may_listen(credentials: Credentials, topic_filter: str) -> bool:
     """Whether a SUBSCRIBE is granted. It changes nothing: what comes down is pushed to the session anyway."""
     product_key, device_name = credentials.product_key, credentials.device_name

@@ -6,7 +6,7 @@ import resource
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -37,11 +37,11 @@ from cloud.access.model import (
     decode_downlinks,
     session_key,
 )
-from cloud.access.ports import AuthorityLookup, CredentialLookup, Registrar, TenantLookup
+from cloud.access.ports import AuthorityLookup, CredentialLookup, Registrar, SubDeviceLookup, TenantLookup
 from cloud.access.refusals import Entry
 from cloud.access.server import Connection
 from cloud.access.tls import Authorities, Tls, ask_for_certificates, keep_renewed, take
-from cloud.devices.model import ACCESS_LEASE, AUTHORITIES_CHANGED, REGISTRY_CHANGED, RegistryChange
+from cloud.devices.model import ACCESS_LEASE, AUTHORITIES_CHANGED, REGISTRY_CHANGED, Credentials, RegistryChange, SubDevice
 from cloud.foundation.bus import Bus, BusAway
 from cloud.foundation.clock import now_ms
 from cloud.foundation.logs import get_logger
@@ -111,6 +111,7 @@ async def serve(
     tls: Tls | None = None,
     bus: Bus,
     credentials: CredentialLookup,
+    sub_devices: SubDeviceLookup,
     tenants: TenantLookup,
     registrar: Registrar | None = None,
     authorities: AuthorityLookup = tuple,
@@ -140,10 +141,11 @@ async def serve(
     started = msgspec.structs.replace(ACCESS_ITSELF, epoch=door.next_epoch())
     commit.note(Kind.ACCESS_STARTED, session_key(started), now_ms(), PresenceNote("", instance))
     trusted = Authorities(door.trust, authorities, None if tls is None else tls.context)
-    worker = _BusSide(door, bus, credentials, trusted)
+    worker = _BusSide(door, bus, credentials, sub_devices, trusted)
     async with asyncio.TaskGroup() as tasks:
         committing = tasks.create_task(commit.run(), name="access.commit")
         tasks.create_task(admission.run(), name="access.admission")
+        tasks.create_task(door.subs.run(sub_devices), name="access.sub_devices")
         tasks.create_task(_sweep(door), name="access.sweep")
         tasks.create_task(_lease(door, bus, instance), name="access.lease")
         tasks.create_task(_note_refusals(door, tenants), name="access.refusals")
@@ -236,10 +238,13 @@ async def _lease(door: FrontDoor, bus: Bus, instance: str) -> None:
 class _BusSide:
     """Answers the bus: messages for devices, changes of the registry."""
 
-    def __init__(self, door: FrontDoor, bus: Bus, credentials: CredentialLookup, authorities: Authorities) -> None:
+    def __init__(
+        self, door: FrontDoor, bus: Bus, credentials: CredentialLookup, sub_devices: SubDeviceLookup, authorities: Authorities
+    ) -> None:
         self._door = door
         self._bus = bus
         self._credentials = credentials
+        self._sub_devices = sub_devices
         self._authorities = authorities
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="registry")
         self._rechecking: asyncio.Task[None] | None = None
@@ -286,7 +291,7 @@ class _BusSide:
     async def _reconnected(self) -> None:
         """A change that was announced meanwhile went unheard: look at every session."""
         if self._rechecking is None or self._rechecking.done():
-            self._rechecking = asyncio.create_task(self._check(list(self._door.sessions)), name="access.recheck")
+            self._rechecking = asyncio.create_task(self._check(self._door.all_keys()), name="access.recheck")
 
     async def _authorities_changed(self, _event: bytes) -> None:
         """An authority was added or retired: who came with a certificate is looked at again."""
@@ -297,7 +302,7 @@ class _BusSide:
     async def look_again(self, every_s: float) -> None:
         """Hold every session against the registry, in rounds of `every_s` and small portions, for ever: an event may be lost."""
         while True:
-            keys = list(self._door.sessions)
+            keys = [*self._door.all_keys()]
             portions = [keys[start : start + RECHECKED_TOGETHER] for start in range(0, len(keys), RECHECKED_TOGETHER)] or [[]]
             for portion in portions:
                 await asyncio.sleep(every_s / len(portions))
@@ -308,17 +313,19 @@ class _BusSide:
     async def _check(self, keys: Sequence[Key]) -> None:
         while keys:
             try:
-                known = await asyncio.get_running_loop().run_in_executor(self._thread, self._credentials, keys)
+                known, subs = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, keys)
             except TryAgain as error:  # a revoked device must not keep its session because a database was busy
                 get_logger().warning("access.recheck_delayed", error=str(error))
                 await asyncio.sleep(1)
                 continue
-            self._recheck(keys, known.get)
+            for key in keys:
+                self._door.recheck(key, known.get(key))
+                self._door.subs.recheck(key, subs.get(key))
             return
 
-    def _recheck(self, keys: Iterable[Key], known: Callable[[Key], object]) -> None:
-        for key in keys:
-            self._door.recheck(key, known(key))  # type: ignore[arg-type]
+    def _look_up(self, keys: Sequence[Key]) -> tuple[Mapping[Key, Credentials], Mapping[Key, SubDevice]]:
+        carried = [key for key in keys if key in self._door.subs.carriers]
+        return self._credentials(keys), self._sub_devices(carried) if carried else {}
 
 
 class DoorMetrics(Collector):
@@ -332,6 +339,12 @@ class DoorMetrics(Collector):
         yield GaugeMetricFamily("hearthline_access_connections", "Open sockets.", len(door.connections))
         yield GaugeMetricFamily("hearthline_access_strangers", "Open sockets that no device was let in on.", door.lobby.strangers)
         yield GaugeMetricFamily("hearthline_access_sessions", "Devices online.", len(door.sessions))
+        kept = door.away.kept
+        yield GaugeMetricFamily("hearthline_access_kept_sessions", "Sessions of devices that are away.", len(kept))
+        yield GaugeMetricFamily("hearthline_access_kept_bytes", "What they take of memory, about.", kept.size)
+        yield CounterMetricFamily("hearthline_access_kept_given_up", "Kept sessions that ended for want of room.", kept.given_up)
+        yield CounterMetricFamily("hearthline_access_kept_messages", "Messages that waited for a device that was away.", door.away.waiting)
+        yield GaugeMetricFamily("hearthline_access_sub_devices", "Sub-devices logged in through gateways.", len(door.subs.carriers))
         yield GaugeMetricFamily("hearthline_access_waiting_bytes", "Read and not yet on disk.", commit.waiting_bytes)
         yield GaugeMetricFamily("hearthline_access_held_frames", "Frames of gateways that wait until ingest has caught up.", door.gate.held)
         yield GaugeMetricFamily("hearthline_access_stalled", "1 while the stream does not take messages.", float(commit.stalled))

@@ -15,8 +15,9 @@ MANIFEST: Final = "manifest.json"
 TELEMETRY: Final = "telemetry.duckdb"
 SQLITE: Final = "meta.db"
 POSTGRESQL: Final = "meta.pgdump"
-SECRETS: Final = ("secret.key", "tls")
-"""What of a data directory is copied as it is: without the key nobody reads the device secrets, without the CA no gateway trusts us."""
+AS_THEY_ARE: Final = ("secret.key", "tls", "artefacts")
+"""What of a data directory is copied as it is: without the key nobody reads the device secrets, without the CA no gateway trusts us, and
+without the artefacts no device finds the firmware that it was offered."""
 
 
 class File(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""What `hearthline` prints: data on stdout as a table or JSON, messages on stderr, and the exit code."""
+"""What `hearthline` prints: data on stdout as a table, JSON or YAML, messages on stderr, and the exit code."""
 
 import enum
 import json
@@ -11,9 +11,10 @@ import typer
 class Output(enum.StrEnum):
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table or json.")]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table, json (a line each) or yaml (a document each).")]
 
 
 def show(rows: list[dict[str, Any]], output: Output) -> None:
@@ -21,6 +22,11 @@ def show(rows: list[dict[str, Any]], output: Output) -> None:
     if output is Output.JSON:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
+        return
+    if output is Output.YAML:
+        import yaml
+
+        print(yaml.safe_dump_all(rows, allow_unicode=True, sort_keys=False, explicit_start=True), end="")
         return
     if not rows:
         print("none", file=sys.stderr)

@@ -33,7 +33,7 @@ def list_quarantine(
     """List what could not be taken, and why; oldest first."""
     query = _query(reason, product, device) | ({"every": "true"} if state == "every" else {"state": state})
     entries = pages(api_url, key, "/v1/quarantine", query)
-    if output is Output.JSON:
+    if output is not Output.TABLE:
         show(entries, output)
         return
     show(
@@ -62,7 +62,7 @@ def count_quarantine(key: KeyOption, api_url: UrlOption = URL) -> None:
 def show_entry(number: int, key: KeyOption, api_url: UrlOption = URL, output: OutputOption = Output.TABLE) -> None:
     """One entry: what was wrong, what to do, and the payload in readable form."""
     entry = call("GET", api_url, key, f"/v1/quarantine/{number}")
-    if output is Output.JSON:
+    if output is not Output.TABLE:
         show([entry], output)
         return
     seen = entry["count"] > 1 and f", {entry['count']} times until {_time(entry['last'])}"

@@ -38,7 +38,7 @@ class Chart:
         alert = bool(history.anomalies) and history.anomalies[-1][1] >= history.range.end - history.range.width
         self.card.classes(add="alert") if alert else self.card.classes(remove="alert")
         if self.identifier in details.reported:
-            self.latest.set_text(render.shown_value(details, self.identifier, details.reported[self.identifier][0]))
+            self.latest.set_text(render.shown_value(language, details, self.identifier, details.reported[self.identifier][0]))
 
 
 async def device(live: Live, tenant_id: int, taste: Taste, product_key: str, device_name: str, range_name: str) -> None:

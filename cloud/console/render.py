@@ -1,7 +1,7 @@
 """Values as HTML. Everything that came from outside is escaped here and nowhere else; times become local in the browser."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 from urllib.parse import quote
@@ -10,7 +10,7 @@ from cloud.console.live import Details, Line, Overview, Page, Platform, Refusal
 from cloud.console.session import Taste, Theme
 from cloud.console.texts import RANGES, Language, text
 from cloud.devices.model import Device
-from protocols.thing.datatypes import BoolType, DataType, EnumType
+from protocols.thing.datatypes import DataType, words
 
 START_COMMANDS = """hearthline product create Stove stove.tsl.json
 hearthline device create <product key> stove-1 --site home-1"""
@@ -145,7 +145,7 @@ def property_table(language: Language, details: Details) -> str:
     head = _head(text(language, name) for name in ("property", "value", "time"))
     rows = "".join(
         f"<tr><td>{escape(property_name(language, details, identifier))}</td>"
-        f'<td class="number" data-property="{escape(identifier)}">{escape(shown_value(details, identifier, value))}</td>'
+        f'<td class="number" data-property="{escape(identifier)}">{escape(shown_value(language, details, identifier, value))}</td>'
         f'<td class="time">{moment(time_ms)}</td></tr>'
         for identifier, (value, time_ms) in details.reported.items()
     )
@@ -158,13 +158,13 @@ def property_name(language: Language, details: Details, identifier: str) -> str:
     return identifier if found is None else found.names.get(language.value) or found.name or identifier
 
 
-def shown_value(details: Details, identifier: str, value: Any) -> str:
-    """A value with its unit; the word of an enum or a bool."""
+def shown_value(language: Language, details: Details, identifier: str, value: Any) -> str:
+    """A value with its unit; the word of an enum or a bool, in this language if the thing model has it."""
     found = details.model.properties.get(identifier)
     data_type = None if found is None else found.data_type
-    words = _words(data_type)
-    if words is not None and isinstance(value, int):
-        return str(words.get(value, value))
+    shown = words(data_type, language.value)
+    if shown and isinstance(value, int):
+        return shown.get(value, str(value))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
     number = f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
@@ -174,14 +174,6 @@ def shown_value(details: Details, identifier: str, value: Any) -> str:
 
 def unit_of(data_type: DataType | None) -> str:
     return str(getattr(data_type, "unit", "") or "")
-
-
-def _words(data_type: DataType | None) -> Mapping[int, str] | None:
-    if isinstance(data_type, EnumType):
-        return data_type.labels
-    if isinstance(data_type, BoolType) and any(data_type.labels):
-        return dict(enumerate(data_type.labels))
-    return None
 
 
 def moment(time_ms: int | None) -> str:

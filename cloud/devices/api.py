@@ -1,38 +1,33 @@
-"""Routes of devices and commands. `app.state` holds what the composition root filled: database, vault, downlink, sessions, changes."""
+"""Routes of devices. `app.state` holds what the composition root filled: database, vault, downlink, sessions, changes."""
 
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud.devices.model import COMMAND_TTL_MS, LONGEST_COMMAND_S, Command, CommandState, Device, Route
-from cloud.devices.ports import Changes, Downlink, Sessions
+from cloud.devices.lifecycle import Move, State, allowed
+from cloud.devices.model import Device
+from cloud.devices.moves import move_device
+from cloud.devices.ports import Changes, Sessions
 from cloud.devices.registry import (
-    create_command,
     create_device,
-    fail_command,
-    find_command,
     find_device,
-    find_route,
     list_devices,
+    rename,
     reported,
-    set_enabled,
 )
-from cloud.foundation.bus import NobodyAnswers
+from cloud.foundation.audit import deeds
 from cloud.foundation.db import Database
-from cloud.foundation.logs import get_logger
+from cloud.foundation.idempotency import Once
 from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
-from cloud.foundation.problems import Problem, not_found
+from cloud.foundation.problems import not_found
 from cloud.foundation.vault import Vault
 from cloud.products.service import find_product
 from cloud.tenancy.api import Caller
 from cloud.tenancy.model import Principal
-from protocols.errors import Reason, Refused, TryAgain
 
 router = APIRouter(tags=["devices"])
-
-SET_METHOD = "thing.service.property.set"
 
 
 class NewDevice(BaseModel):
@@ -62,9 +57,12 @@ class ReportedValue(BaseModel):
 class DeviceSummary(BaseModel):
     product_key: str
     device_name: str
+    nickname: str | None
     site: str | None
+    state: Annotated[str, Field(description="manufactured, activated, claimed, disabled or retired.")]
     enabled: bool
     created: int
+    activated: Annotated[int | None, Field(description="Its first connection, epoch ms.")]
     online: bool
     since: Annotated[int | None, Field(description="When it came or went, epoch ms; null before its first connection.")]
     via: Annotated[GatewayName | None, Field(description="The gateway that carries its session; null for its own.")]
@@ -72,6 +70,7 @@ class DeviceSummary(BaseModel):
 
 class DeviceView(DeviceSummary):
     reported: dict[str, ReportedValue]
+    moves: Annotated[list[str], Field(description="What can be done next in its life.")]
 
 
 class DevicePage(BaseModel):
@@ -82,58 +81,53 @@ class DevicePage(BaseModel):
 class DeviceChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    enabled: bool
+    enabled: bool | None = None
+    nickname: Annotated[str | None, Field(max_length=128, description="A name for people; an empty one takes it away.")] = None
 
 
-class CommandAccepted(BaseModel):
-    command_id: str
+class SiteName(BaseModel):
+    model_config = ConfigDict(extra="forbid")
 
-
-class CommandView(BaseModel):
-    command_id: str
-    product_key: str
-    device_name: str
-    method: str
-    params: Any
-    state: Annotated[str, Field(description="queued (its gateway is away), sent, completed, failed or expired.")]
-    created: int
-    expires: int
-    finished: int | None
-    code: Annotated[int | None, Field(description="The device's code; 200 is done.")]
-    reply: Any
+    site: Annotated[str, Field(min_length=1, max_length=128, description="Home or line; made when it is new.")]
 
 
 def _summary(device: Device) -> DeviceSummary:
     return DeviceSummary(
         product_key=device.product_key,
         device_name=device.device_name,
+        nickname=device.nickname,
         site=device.site,
+        state=device.state,
         enabled=device.enabled,
         created=device.created_ms,
+        activated=device.activated_ms,
         online=device.online,
         since=device.since_ms,
         via=None if device.via is None else GatewayName(product_key=device.via[0], device_name=device.via[1]),
     )
 
 
-@router.post("/v1/products/{product_key}/devices", status_code=201, operation_id="create_device")
-async def create(request: Request, caller: Caller, product_key: str, body: NewDevice) -> CreatedDevice:
+@router.post("/v1/products/{product_key}/devices", status_code=201, operation_id="create_device", response_model=CreatedDevice)
+async def create(request: Request, caller: Caller, product_key: str, body: NewDevice, once: Once) -> Response:
     """Enter a device; the answer holds its `device_secret`, which cannot be read again."""
     database: Database = request.app.state.database
     vault: Vault = request.app.state.vault
     changes: Changes = request.app.state.changes
 
-    def enter() -> str:
+    def enter() -> Response:
         with database.unit_of_work(caller.tenant_id) as work:
-            if find_product(work, product_key) is None:
+            known = once.known(work)
+            if known is not None:
+                return known
+            if find_product(work, product_key, keep=True) is None:
                 raise not_found(f"Product {product_key}")
             secret = create_device(work, vault, product_key, body.device_name, body.site)
-            work.commit()
-        return secret
+            made = CreatedDevice(product_key=product_key, device_name=body.device_name, site=body.site, device_secret=secret)
+            return once.commit(work, made, 201)
 
-    secret = await asyncio.to_thread(enter)
+    answer = await asyncio.to_thread(enter)
     await changes.registry_changed(product_key, body.device_name)
-    return CreatedDevice(product_key=product_key, device_name=body.device_name, site=body.site, device_secret=secret)
+    return answer
 
 
 @router.get("/v1/products/{product_key}/devices", operation_id="list_devices")
@@ -160,122 +154,105 @@ def get(request: Request, caller: Caller, product_key: str, device_name: str) ->
             raise not_found(f"Device {product_key}/{device_name}")
         values = reported(work, device.device_id)
     shadow = {identifier: ReportedValue(value=value, time=time_ms) for identifier, (value, time_ms) in values.items()}
-    return DeviceView(**dict(_summary(device)), reported=shadow)
+    return DeviceView(**dict(_summary(device)), reported=shadow, moves=[str(move) for move in allowed(State(device.state))])
 
 
 @router.patch("/v1/devices/{product_key}/{device_name}", operation_id="change_device")
 async def change(request: Request, caller: Caller, product_key: str, device_name: str, body: DeviceChange) -> DeviceView:
-    """Enable or disable a device; a disabled one is disconnected and stays out."""
+    """Name a device, enable or disable it; a disabled one is disconnected and stays out."""
     database: Database = request.app.state.database
+
+    def apply() -> None:
+        with database.unit_of_work(caller.tenant_id) as work:
+            if find_device(work, product_key, device_name, lease_held=False) is None:
+                raise not_found(f"Device {product_key}/{device_name}")
+            if body.nickname is not None:
+                rename(work, product_key, device_name, body.nickname or None)
+            if body.enabled is not None:
+                move_device(work, product_key, device_name, Move.ENABLE if body.enabled else Move.DISABLE, caller.key_name)
+            work.commit()
+
+    await asyncio.to_thread(apply)
+    return await _changed(request, caller, product_key, device_name)
+
+
+async def _changed(request: Request, caller: Principal, product_key: str, device_name: str) -> DeviceView:
+    """Tell the other roles, and show the device."""
     changes: Changes = request.app.state.changes
+    await changes.registry_changed(product_key, device_name)
+    return await asyncio.to_thread(get, request, caller, product_key, device_name)
+
+
+async def _move(request: Request, caller: Principal, product_key: str, device_name: str, move: Move, site: str | None = None) -> DeviceView:
+    database: Database = request.app.state.database
 
     def apply() -> bool:
         with database.unit_of_work(caller.tenant_id) as work:
-            found = set_enabled(work, product_key, device_name, body.enabled)
+            found = move_device(work, product_key, device_name, move, caller.key_name, site=site)
             work.commit()
         return found
 
     if not await asyncio.to_thread(apply):
         raise not_found(f"Device {product_key}/{device_name}")
-    await changes.registry_changed(product_key, device_name)
-    return await asyncio.to_thread(get, request, caller, product_key, device_name)
+    return await _changed(request, caller, product_key, device_name)
 
 
-@router.post("/v1/devices/{product_key}/{device_name}/properties", status_code=202, operation_id="set_properties")
-async def set_properties(
-    request: Request,
-    caller: Caller,
-    product_key: str,
-    device_name: str,
-    body: dict[str, Any],
-    expires_in_s: Annotated[
-        int | None,
-        Query(
-            ge=1,
-            le=LONGEST_COMMAND_S,
-            description="How long the command may wait for its end. Given, a device behind a gateway that is away can be asked too.",
-        ),
-    ] = None,
-) -> CommandAccepted:
-    """Ask a device to take these property values (identifier -> value); read the outcome at /v1/commands/{command_id}.
-
-    Through a gateway it is carried out at most once, and survives restarts of both sides until it expires.
-    """
-    downlink: Downlink = request.app.state.downlink
-    route, command = await asyncio.to_thread(_prepare, request, caller, product_key, device_name, body, expires_in_s)
-    if command.state == CommandState.QUEUED:
-        return CommandAccepted(command_id=command.command_id)
-    try:
-        left = await downlink.deliver_command(
-            route.key, route.gateway, command.command_id, command.method, command.params, command.expires_ms
-        )
-    except NobodyAnswers:
-        await asyncio.to_thread(_fail, request, caller, command.command_id)
-        raise
-    except TryAgain as error:
-        # It may have left: the command stays `sent`, and the answer or the expiry decides.
-        get_logger().warning("command.delivery_unknown", command_id=command.command_id, error=str(error))
-        left = True
-    if not left:
-        await asyncio.to_thread(_fail, request, caller, command.command_id)
-        raise _offline(product_key, device_name)
-    return CommandAccepted(command_id=command.command_id)
+@router.post("/v1/devices/{product_key}/{device_name}/disable", operation_id="disable_device")
+async def disable(request: Request, caller: Caller, product_key: str, device_name: str) -> DeviceView:
+    """Lock a device out: its session ends within a second, and it is not let in again until it is enabled."""
+    return await _move(request, caller, product_key, device_name, Move.DISABLE)
 
 
-def _prepare(
-    request: Request, caller: Principal, product_key: str, device_name: str, values: dict[str, Any], expires_in_s: int | None
-) -> tuple[Route, Command]:
-    database: Database = request.app.state.database
-    sessions: Sessions = request.app.state.sessions
-    with database.unit_of_work(caller.tenant_id) as work:
-        device = find_device(work, product_key, device_name, lease_held=sessions.lease_held())
-        product = find_product(work, product_key)
-        if device is None or product is None:
-            raise not_found(f"Device {product_key}/{device_name}")
-        if not values:
-            raise Refused(Reason.BAD_ENVELOPE, "The body must map at least one property identifier to a value.")
-        params = product.thing_model.coerce_set(values)
-        route, state = find_route(work, device, lease_held=sessions.lease_held()), CommandState.SENT
-        if route is None and expires_in_s is not None:
-            route, state = find_route(work, device, lease_held=sessions.lease_held(), away=True), CommandState.QUEUED
-        if route is None:
-            raise _offline(product_key, device_name)
-        ttl_ms = COMMAND_TTL_MS if expires_in_s is None else 1000 * expires_in_s
-        command = create_command(work, route, SET_METHOD, params, ttl_ms=ttl_ms, state=state)
-        work.commit()
-    return route, command
+@router.post("/v1/devices/{product_key}/{device_name}/enable", operation_id="enable_device")
+async def enable(request: Request, caller: Caller, product_key: str, device_name: str) -> DeviceView:
+    """Let a disabled device in again; it is then what it was before."""
+    return await _move(request, caller, product_key, device_name, Move.ENABLE)
 
 
-def _fail(request: Request, caller: Principal, command_id: str) -> None:
-    database: Database = request.app.state.database
-    with database.unit_of_work(caller.tenant_id) as work:
-        fail_command(work, command_id)
-        work.commit()
+@router.post("/v1/devices/{product_key}/{device_name}/claim", operation_id="claim_device")
+async def claim(request: Request, caller: Caller, product_key: str, device_name: str, body: SiteName) -> DeviceView:
+    """Bind an activated device to a home or a line."""
+    return await _move(request, caller, product_key, device_name, Move.CLAIM, body.site)
 
 
-def _offline(product_key: str, device_name: str) -> Problem:
-    detail = f"Device {product_key}/{device_name} is not connected; send the request again once GET shows `online`."
-    return Problem(409, "device-offline", detail)
+@router.post("/v1/devices/{product_key}/{device_name}/transfer", operation_id="transfer_device")
+async def transfer(request: Request, caller: Caller, product_key: str, device_name: str, body: SiteName) -> DeviceView:
+    """Bind a claimed device to another home or line. It is disconnected first, and comes back there."""
+    return await _move(request, caller, product_key, device_name, Move.TRANSFER, body.site)
 
 
-@router.get("/v1/commands/{command_id}", operation_id="get_command")
-def get_command(request: Request, caller: Caller, command_id: str) -> CommandView:
-    """What became of a command."""
+@router.post("/v1/devices/{product_key}/{device_name}/unclaim", operation_id="unclaim_device")
+async def unclaim(request: Request, caller: Caller, product_key: str, device_name: str) -> DeviceView:
+    """Free a device of its home or line."""
+    return await _move(request, caller, product_key, device_name, Move.UNCLAIM)
+
+
+@router.post("/v1/devices/{product_key}/{device_name}/retire", operation_id="retire_device")
+async def retire(request: Request, caller: Caller, product_key: str, device_name: str) -> DeviceView:
+    """End a device's life for good: it is not let in any more. Its history stays."""
+    return await _move(request, caller, product_key, device_name, Move.RETIRE)
+
+
+class DeedView(BaseModel):
+    number: int
+    time: int
+    actor: Annotated[str, Field(description="The name of an API key, `device`, or `platform`.")]
+    action: str
+    detail: Any
+
+
+class DeedPage(BaseModel):
+    items: list[DeedView]
+    next: str | None
+
+
+@router.get("/v1/devices/{product_key}/{device_name}/audit", operation_id="list_device_audit")
+def audit(request: Request, caller: Caller, product_key: str, device_name: str, limit: Limit = 100, cursor: Cursor = None) -> DeedPage:
+    """Who did what to a device, newest first."""
     database: Database = request.app.state.database
     with database.reading(caller.tenant_id) as work:
-        found = find_command(work, command_id)
-    if found is None:
-        raise not_found(f"Command {command_id}")
-    return CommandView(
-        command_id=found.command_id,
-        product_key=found.product_key,
-        device_name=found.device_name,
-        method=found.method,
-        params=found.params,
-        state=found.state,
-        created=found.created_ms,
-        expires=found.expires_ms,
-        finished=found.finished_ms,
-        code=found.code,
-        reply=found.reply,
-    )
+        if find_device(work, product_key, device_name, lease_held=False) is None:
+            raise not_found(f"Device {product_key}/{device_name}")
+        found = deeds(work, f"{product_key}/{device_name}", read_cursor(cursor), limit + 1)
+    items = [DeedView(number=one.number, time=one.time_ms, actor=one.actor, action=one.action, detail=one.detail) for one in found[:limit]]
+    return DeedPage(items=items, next=write_cursor(found[limit - 1].number) if len(found) > limit else None)

@@ -2,11 +2,13 @@
 
 import enum
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from protocols.alink.shadow import Entry
 from protocols.errors import Reason, Refused
 
 # Alink device names: letters, digits and `-_@.:`, 4 to 32 characters; we take 1 to 64 of them.
@@ -14,6 +16,8 @@ _DEVICE_NAME = re.compile(r"[A-Za-z0-9_@.:-]{1,64}")
 
 # A reply later than this finds its command expired.
 COMMAND_TTL_MS = 60_000
+# The same for a service that is called for an answer at once, as the vendor has it.
+CALL_TTL_MS = 8_000
 LONGEST_COMMAND_S = 7 * 86_400
 # Access renews its lease every 2 s; sessions without a lease are not believed to be open.
 LEASE_MS = 10_000
@@ -67,6 +71,13 @@ class Credentials:
     proof: bytes = field(default=b"", repr=False)
     proof_until_ms: int | None = None
 
+    def secrets_at(self, now_ms: int) -> tuple[bytes, ...]:
+        """The secrets that prove the device now: the present one, and the one before it as long as that counts."""
+        if self.identity.accepts is Accepts.CERTIFICATE:
+            return ()
+        previous = self.identity.previous
+        return (self.secret, previous) if previous and now_ms < self.identity.previous_until_ms else (self.secret,)
+
 
 class TrustedAuthority(msgspec.Struct, frozen=True):
     """A tenant's certificate authority that is not retired."""
@@ -77,8 +88,16 @@ class TrustedAuthority(msgspec.Struct, frozen=True):
     to_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class SubDevice:
+    """A device that a gateway speaks for. `gateway_id` is the gateway in whose topology it is, 0 for none."""
+
+    credentials: Credentials
+    gateway_id: int
+
+
 class DeviceFacts(msgspec.Struct, frozen=True, gc=False):
-    """Who a device is, without its secret."""
+    """Who a device is, without its secret. `topology` is the gateway whose sub-device it is, 0 for none."""
 
     tenant_id: int
     device_id: int
@@ -87,6 +106,7 @@ class DeviceFacts(msgspec.Struct, frozen=True, gc=False):
     site_id: int | None
     is_gateway: bool
     enabled: bool
+    topology: int = 0
 
 
 class PresenceChange(msgspec.Struct, frozen=True, gc=False):
@@ -135,6 +155,9 @@ class Device:
     online: bool
     since_ms: int | None
     via: tuple[str, str] | None
+    state: str = "manufactured"
+    activated_ms: int | None = None
+    nickname: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +173,55 @@ class Command:
     finished_ms: int | None
     code: int | None
     reply: Any
+    is_call: bool = False
+    requested_by: str = ""
+    sent_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredValue:
+    """What one property should be; `version` counts its changes."""
+
+    value: Any
+    version: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """Both halves of a device's shadow. `spoken`: the device uses the shadow's own topics."""
+
+    version: int = 0
+    spoken: bool = False
+    reported: Mapping[str, Entry] = field(default_factory=dict)
+    desired: Mapping[str, DesiredValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tag's value, and who set it last: `device` or `api`."""
+
+    value: str
+    source: str
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of a device's own log; `time` as the device wrote it."""
+
+    number: int
+    received_ms: int
+    time: str
+    level: str
+    module: str
+    code: str
+    trace: str
+    content: str
 
 
 class CommandState(enum.StrEnum):
-    """`queued` waits for its gateway to come back; `sent` was handed to a session, or may have been."""
+    """`queued` waits for its device or gateway to come back; `sent` was handed to a session, or may have been."""
 
     QUEUED = "queued"
     SENT = "sent"
@@ -161,18 +229,24 @@ class CommandState(enum.StrEnum):
     FAILED = "failed"
     EXPIRED = "expired"
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing changes it any more."""
+        return self not in (CommandState.QUEUED, CommandState.SENT)
+
 
 @dataclass(frozen=True, slots=True)
-class Undelivered:
-    """A command on its way through a gateway that has not answered: it may be handed over again, the gateway carries it out once."""
+class Order:
+    """A command on its way: to the session of `target`, or of our `gateway` that carries it. `is_call`: asked for at once (RRPC)."""
 
     tenant_id: int
     command_id: str
     target: tuple[str, str]
-    gateway: tuple[str, str]
+    gateway: tuple[str, str] | None
     method: str
     params: Any
     expires_ms: int
+    is_call: bool = False
 
 
 class RegistryChange(msgspec.Struct, frozen=True):

@@ -1,25 +1,22 @@
 """What `devices` needs of the slices above it; filled in `app.py`."""
 
-from collections.abc import Mapping
 from typing import Protocol
+
+from cloud.devices.model import Order
 
 
 class Downlink(Protocol):
     """The way to devices that are connected now."""
 
-    async def deliver_command(
-        self,
-        target: tuple[str, str],
-        gateway: tuple[str, str] | None,
-        command_id: str,
-        method: str,
-        params: Mapping[str, object],
-        expires_ms: int,
-    ) -> bool:
-        """Hand a command to the session of `target`, or of the `gateway` that carries it. False: there is no such session.
+    async def deliver_command(self, order: Order) -> bool:
+        """Hand a command to a session. False: there is no such session, or it takes nothing.
 
-        Raises TryAgain when nobody can tell.
+        Raises NobodyAnswers when it certainly did not leave, TryAgain when nobody can tell.
         """
+        ...
+
+    async def deliver_message(self, target: tuple[str, str], topic: str, payload: bytes, qos: int = 0) -> bool:
+        """Hand any other message to the session of `target`. False: there is no such session. Raises TryAgain."""
         ...
 
 

@@ -10,19 +10,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
 from cloud.devices.model import (
-    COMMAND_TTL_MS,
-    Command,
-    CommandState,
     Device,
     Route,
-    Undelivered,
     check_device_name,
     secret_context,
-    state_at,
 )
-from cloud.devices.tables import CommandRow, DeviceRow, PresenceRow, ReportedRow, SiteRow
+from cloud.devices.tables import DeviceRow, PresenceRow, ReportedRow, SiteRow
 from cloud.foundation.clock import now_ms
-from cloud.foundation.db import UnitOfWork, is_duplicate
+from cloud.foundation.db import KEYS_A_STATEMENT, UnitOfWork, is_duplicate
 from cloud.foundation.problems import Problem
 from cloud.foundation.vault import Vault
 from cloud.products.model import GATEWAY
@@ -58,7 +53,7 @@ def create_device(work: UnitOfWork, vault: Vault, product_key: str, device_name:
 
 
 def site_id(work: UnitOfWork, name: str) -> int:
-    """The id of a site, which is made when it is new."""
+    """The id of a site, made when it is new."""
     found = select(SiteRow.id).where(SiteRow.name == name)
     known = work.session.scalar(found)
     if known is not None:
@@ -98,6 +93,9 @@ def _device(row: Row[DeviceRow, str | None, PresenceRow | None, DeviceRow | None
         online=online,
         since_ms=None if presence is None else presence.since_ms,
         via=None if gateway is None else (gateway.product_key, gateway.device_name),
+        state=device.state,
+        activated_ms=device.activated_ms,
+        nickname=device.nickname,
     )
 
 
@@ -111,6 +109,11 @@ def list_devices(work: UnitOfWork, product_key: str, after: int, limit: int, *, 
     """The product's devices whose id is beyond `after`, by time of creation."""
     query = _devices().where(DeviceRow.product_key == product_key, DeviceRow.id > after).order_by(DeviceRow.id).limit(limit)
     return [_device(row, lease_held) for row in work.session.execute(query)]
+
+
+def count_devices(work: UnitOfWork, product_key: str) -> int:
+    """How many devices of the product the tenant has."""
+    return work.session.scalar(select(func.count()).select_from(DeviceRow).where(DeviceRow.product_key == product_key)) or 0
 
 
 def search_devices(work: UnitOfWork, words: str, skip: int, limit: int, *, lease_held: bool) -> tuple[list[Device], int]:
@@ -149,10 +152,20 @@ def reported(work: UnitOfWork, device_id: int) -> dict[str, tuple[Any, int]]:
     return {row.identifier: (msgspec.json.decode(row.value), row.time_ms) for row in rows}
 
 
-def set_enabled(work: UnitOfWork, product_key: str, device_name: str, enabled: bool) -> bool:
-    """Let a device in or lock it out; False when there is none."""
-    change = update(DeviceRow).where(DeviceRow.product_key == product_key, DeviceRow.device_name == device_name).values(enabled=enabled)
-    return bool(work.session.execute(change).rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
+def device_ids(work: UnitOfWork, product_key: str, device_names: Sequence[str]) -> dict[str, int]:
+    """The ids of those devices of a product that exist, by name and in this order."""
+    found: dict[str, int] = {}
+    for start in range(0, len(device_names), KEYS_A_STATEMENT):
+        chunk = device_names[start : start + KEYS_A_STATEMENT]
+        query = select(DeviceRow.device_name, DeviceRow.id).where(DeviceRow.product_key == product_key, DeviceRow.device_name.in_(chunk))
+        found |= {row.device_name: row.id for row in work.session.execute(query)}
+    return {name: found[name] for name in device_names if name in found}
+
+
+def rename(work: UnitOfWork, product_key: str, device_name: str, nickname: str | None) -> None:
+    """Give a device a name for people, or take it away."""
+    change = update(DeviceRow).where(DeviceRow.product_key == product_key, DeviceRow.device_name == device_name)
+    work.session.execute(change.values(nickname=nickname))
 
 
 def find_route(work: UnitOfWork, device: Device, *, lease_held: bool, away: bool = False) -> Route | None:
@@ -161,7 +174,7 @@ def find_route(work: UnitOfWork, device: Device, *, lease_held: bool, away: bool
     With `away` also a gateway that is not connected now.
     """
     key = (device.product_key, device.device_name)
-    if device.online and device.via is None:
+    if device.online and (device.via is None or device.via[0] != GATEWAY):  # a gateway that speaks Alink holds its sub-devices' sessions
         return Route(device.device_id, key)
     unreachable = not lease_held or (device.via is not None and not device.online)
     if (unreachable and not away) or device.product_key == GATEWAY:
@@ -180,89 +193,3 @@ def find_route(work: UnitOfWork, device: Device, *, lease_held: bool, away: bool
         return None
     gateway_id, gateway = next((found for found in gateways if found[1] == device.via), gateways[0])
     return Route(device.device_id, key, gateway_id, gateway)
-
-
-def create_command(
-    work: UnitOfWork, route: Route, method: str, params: object, *, ttl_ms: int = COMMAND_TTL_MS, state: CommandState = CommandState.SENT
-) -> Command:
-    """Note a command as sent, before it is: an answer must find it."""
-    now = now_ms()
-    row = CommandRow(
-        device_id=route.device_id,
-        via=route.gateway_id,
-        method=method,
-        params=msgspec.json.encode(params).decode(),
-        state=str(state),
-        created_ms=now,
-        expires_ms=now + ttl_ms,
-    )
-    work.session.add(row)
-    work.session.flush()
-    product_key, device_name = route.key
-    return Command(str(row.id), product_key, device_name, method, params, row.state, now, row.expires_ms, None, None, None)
-
-
-def fail_command(work: UnitOfWork, command_id: str) -> None:
-    """The command did not leave."""
-    change = update(CommandRow).where(CommandRow.id == int(command_id), CommandRow.state == CommandState.SENT)
-    work.session.execute(change.values(state=str(CommandState.FAILED), finished_ms=now_ms()))
-
-
-def undelivered(work: UnitOfWork, created_before_ms: int, after: int, limit: int) -> list[Undelivered]:
-    """Commands through connected gateways that are neither answered nor expired, the oldest behind the id `after` first."""
-    query = (
-        select(CommandRow, DeviceRow, _Gateway)
-        .join(DeviceRow, DeviceRow.id == CommandRow.device_id)
-        .join(_Gateway, _Gateway.id == CommandRow.via)
-        .join(_GatewayPresence, _GatewayPresence.device_id == _Gateway.id)
-        .where(
-            CommandRow.state.in_((CommandState.QUEUED, CommandState.SENT)),
-            CommandRow.expires_ms > now_ms(),
-            CommandRow.id > after,
-            CommandRow.created_ms < created_before_ms,
-            _GatewayPresence.online,
-        )
-        .order_by(CommandRow.id)
-        .limit(limit)
-    )
-    return [
-        Undelivered(
-            row.tenant_id,
-            str(row.id),
-            (device.product_key, device.device_name),
-            (gateway.product_key, gateway.device_name),
-            row.method,
-            msgspec.json.decode(row.params),
-            row.expires_ms,
-        )
-        for row, device, gateway in work.session.execute(query)
-    ]
-
-
-def command_left(work: UnitOfWork, command_id: str) -> None:
-    """A queued command was handed to its gateway's session."""
-    change = update(CommandRow).where(CommandRow.id == int(command_id), CommandRow.state == CommandState.QUEUED)
-    work.session.execute(change.values(state=str(CommandState.SENT)))
-
-
-def find_command(work: UnitOfWork, command_id: str) -> Command | None:
-    if not (command_id.isascii() and command_id.isdigit() and len(command_id) <= 18):
-        return None
-    query = select(CommandRow, DeviceRow).join(DeviceRow, DeviceRow.id == CommandRow.device_id).where(CommandRow.id == int(command_id))
-    found = work.session.execute(query).one_or_none()
-    if found is None:
-        return None
-    row, device = found
-    return Command(
-        command_id=str(row.id),
-        product_key=device.product_key,
-        device_name=device.device_name,
-        method=row.method,
-        params=msgspec.json.decode(row.params),
-        state=state_at(row.state, row.expires_ms, now_ms()),
-        created_ms=row.created_ms,
-        expires_ms=row.expires_ms,
-        finished_ms=row.finished_ms,
-        code=row.code,
-        reply=None if row.reply is None else msgspec.json.decode(row.reply),
-    )

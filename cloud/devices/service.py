@@ -11,6 +11,7 @@ from sqlalchemy import Row, Table, and_, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from cloud.devices.identity import identities
+from cloud.devices.lifecycle import Move, State, moved
 from cloud.devices.model import (
     ONLY_ITS_SECRET,
     CommandReply,
@@ -18,9 +19,11 @@ from cloud.devices.model import (
     Credentials,
     DeviceFacts,
     PresenceChange,
+    SubDevice,
     secret_context,
 )
-from cloud.devices.tables import CommandRow, DeviceRow, PresenceRow, ReportedRow
+from cloud.devices.tables import CommandRow, DeviceRow, PresenceRow, ReportedRow, TopologyRow
+from cloud.foundation.audit import record
 from cloud.foundation.db import KEYS_A_STATEMENT, Database, upsert
 from cloud.foundation.vault import Vault
 from cloud.products.model import GATEWAY
@@ -37,22 +40,57 @@ _presence: Table = PresenceRow.__table__  # type: ignore[assignment]
 def credentials_for(database: Database, vault: Vault, keys: Sequence[DeviceKey]) -> dict[DeviceKey, Credentials]:
     """The credentials of the devices that exist. Raises DatabaseAway, Broken (a secret that does not open)."""
     with database.system_reading() as work:
-        rows = list(_device_rows(work.session, keys))
-        more = identities(work.session, vault, {row.id: (row.product_key, row.device_name) for row in rows})
-        return {
-            (row.product_key, row.device_name): Credentials(
-                *_identity(row),
-                secret=vault.open(row.sealed_secret, secret_context(row.product_key, row.device_name)),
-                identity=more.get(row.id, ONLY_ITS_SECRET),
-            )
-            for row in rows
-        }
+        return credentials_in(work.session, vault, keys)
+
+
+def credentials_in(session: Session, vault: Vault, keys: Sequence[DeviceKey]) -> dict[DeviceKey, Credentials]:
+    """The same within a transaction."""
+    rows = list(_device_rows(session, keys))
+    more = identities(session, vault, {row.id: (row.product_key, row.device_name) for row in rows})
+    return {
+        (row.product_key, row.device_name): Credentials(
+            *_identity(row),
+            secret=vault.open(row.sealed_secret, secret_context(row.product_key, row.device_name)),
+            identity=more.get(row.id, ONLY_ITS_SECRET),
+        )
+        for row in rows
+    }
+
+
+def sub_devices_for(database: Database, vault: Vault, keys: Sequence[DeviceKey]) -> dict[DeviceKey, SubDevice]:
+    """The same with the gateways in whose topology they are. Raises DatabaseAway, Broken."""
+    with database.system_reading() as work:
+        found = credentials_in(work.session, vault, keys)
+        gateways = gateways_of(work.session, [credentials.device_id for credentials in found.values()])
+    return {key: SubDevice(credentials, gateways.get(credentials.device_id, 0)) for key, credentials in found.items()}
 
 
 def device_facts(database: Database, keys: Sequence[DeviceKey]) -> dict[DeviceKey, DeviceFacts]:
     """Who these devices are; a pair that does not exist is left out. Raises DatabaseAway."""
     with database.system_reading() as work:
-        return {(row.product_key, row.device_name): DeviceFacts(*_identity(row)) for row in _device_rows(work.session, keys)}
+        rows = list(_device_rows(work.session, keys))
+        gateways = gateways_of(work.session, [row.id for row in rows])
+        return {(row.product_key, row.device_name): DeviceFacts(*_identity(row), gateways.get(row.id, 0)) for row in rows}
+
+
+def device_keys(session: Session, device_ids: Sequence[int]) -> dict[int, DeviceKey]:
+    """(product key, device name) by id, of those that exist."""
+    found: dict[int, DeviceKey] = {}
+    for start in range(0, len(device_ids), KEYS_A_STATEMENT):
+        chunk = device_ids[start : start + KEYS_A_STATEMENT]
+        rows = session.execute(select(DeviceRow.id, DeviceRow.product_key, DeviceRow.device_name).where(DeviceRow.id.in_(chunk)))
+        found |= {row.id: (row.product_key, row.device_name) for row in rows}
+    return found
+
+
+def gateways_of(session: Session, device_ids: Sequence[int]) -> dict[int, int]:
+    """The gateways in whose topology these devices are, by the device's id."""
+    found: dict[int, int] = {}
+    for start in range(0, len(device_ids), KEYS_A_STATEMENT):
+        chunk = device_ids[start : start + KEYS_A_STATEMENT]
+        rows = session.execute(select(TopologyRow.device_id, TopologyRow.gateway_id).where(TopologyRow.device_id.in_(chunk)))
+        found |= {row.device_id: row.gateway_id for row in rows}
+    return found
 
 
 def device_with_gateways(database: Database, product_key: str, device_name: str) -> tuple[DeviceFacts, list[DeviceKey]] | None:
@@ -123,6 +161,23 @@ def apply_presence(session: Session, changes: Iterable[PresenceChange]) -> None:
         keys=("device_id",),
         newer_if=_takes_over,
     )
+    _activate(session, {c.device_id: c.time_ms for c in last.values() if c.online})
+
+
+def _activate(session: Session, times: Mapping[int, int]) -> None:
+    """Devices that connected for the first time: activated, and claimed at once where their site is known."""
+    ids = list(times)
+    for start in range(0, len(ids), KEYS_A_STATEMENT):
+        chunk = ids[start : start + KEYS_A_STATEMENT]
+        fresh = session.scalars(select(DeviceRow).where(DeviceRow.id.in_(chunk), DeviceRow.state == State.MANUFACTURED)).all()
+        for device in fresh:
+            subject = f"{device.product_key}/{device.device_name}"
+            device.state, device.activated_ms = str(moved(State.MANUFACTURED, None, Move.ACTIVATE)[0]), times[device.id]
+            record(session, device.tenant_id, "device", Move.ACTIVATE, subject)
+            if device.site_id is not None:
+                device.state = str(moved(State.ACTIVATED, None, Move.CLAIM)[0])
+                record(session, device.tenant_id, "platform", Move.CLAIM, subject, {"site_known_before": True})
+    session.flush()
 
 
 def _not_older(new: Any, old: Any) -> Any:

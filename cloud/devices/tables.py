@@ -1,6 +1,6 @@
 """Sites, devices, and what is known about each device now."""
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from cloud.foundation.db import Id, Model, TenantOwned
@@ -29,6 +29,10 @@ class DeviceRow(TenantOwned, Model):
     sealed_secret: Mapped[bytes] = mapped_column(LargeBinary)
     enabled: Mapped[bool] = mapped_column(Boolean)
     created_ms: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(String(16), server_default="manufactured")
+    state_before: Mapped[str | None] = mapped_column(String(16))
+    activated_ms: Mapped[int | None] = mapped_column(BigInteger)
+    nickname: Mapped[str | None] = mapped_column(String(128))
 
 
 class PresenceRow(Model):
@@ -59,7 +63,11 @@ class CommandRow(TenantOwned, Model):
     """A request to a device. Its id, in decimal digits, is the id of the Alink message, hence never used twice."""
 
     __tablename__ = "command"
-    __table_args__ = (Index("ix_command_device_id_id", "device_id", "id"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        Index("ix_command_device_id_id", "device_id", "id"),
+        Index("ix_command_state_id", "state", "id"),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"))
@@ -72,6 +80,90 @@ class CommandRow(TenantOwned, Model):
     finished_ms: Mapped[int | None] = mapped_column(BigInteger)
     code: Mapped[int | None] = mapped_column(Integer)
     reply: Mapped[str | None] = mapped_column(Text)
+    is_call: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    requested_by: Mapped[str] = mapped_column(String(64), server_default="")
+    sent_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class ShadowRow(Model):
+    """The version of a device's shadow; `spoken` says that the device has used the shadow's own topics."""
+
+    __tablename__ = "shadow"
+
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"), primary_key=True, autoincrement=False)
+    version: Mapped[int] = mapped_column(BigInteger)
+    spoken: Mapped[bool] = mapped_column(Boolean)
+    updated_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class DesiredRow(Model):
+    """What one property should be; `value` is JSON text, `version` counts its changes."""
+
+    __tablename__ = "desired"
+
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"), primary_key=True, autoincrement=False)
+    identifier: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+    version: Mapped[int] = mapped_column(BigInteger)
+    time_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class TagRow(Model):
+    """One tag of a device; `source` says who set it last: `device` or `api`."""
+
+    __tablename__ = "tag"
+    __table_args__ = (Index("ix_tag_key_value", "key", "value"),)
+
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"), primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(1024))
+    source: Mapped[str] = mapped_column(String(8))
+    time_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class TopologyRow(Model):
+    """Which gateway a sub-device belongs to: one at a time."""
+
+    __tablename__ = "topology"
+
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"), primary_key=True, autoincrement=False)
+    gateway_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"), index=True)
+    since_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class DeviceLogRow(Model):
+    """One line of a device's own log, as it came."""
+
+    __tablename__ = "device_log"
+    __table_args__ = (Index("ix_device_log_device_id_id", "device_id", "id"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"))
+    received_ms: Mapped[int] = mapped_column(BigInteger)
+    time: Mapped[str] = mapped_column(String(40))
+    level: Mapped[str] = mapped_column(String(8))
+    module: Mapped[str] = mapped_column(String(64))
+    code: Mapped[str] = mapped_column(String(64))
+    trace: Mapped[str] = mapped_column(String(128))
+    content: Mapped[str] = mapped_column(Text)
+
+
+class GroupRow(TenantOwned, Model):
+    """A named set of devices."""
+
+    __tablename__ = "device_group"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class GroupMemberRow(Model):
+    __tablename__ = "device_group_member"
+
+    group_id: Mapped[int] = mapped_column(Id, ForeignKey("device_group.id"), primary_key=True, autoincrement=False)
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"), primary_key=True, autoincrement=False, index=True)
 
 
 class DeviceIdentityRow(TenantOwned, Model):

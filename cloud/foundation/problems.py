@@ -83,9 +83,38 @@ class BodyLimit:
         return Problem(413, "body-too-large", f"Send at most {limit} bytes in one request.")
 
 
+_SCHEMA = {
+    "title": "Problem",
+    "description": "RFC 9457. Members beside these depend on `type`.",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "description": f"`{_TYPE}` and a stable word."},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What is wrong, and what to do next."},
+    },
+}
+
+
+def describe(openapi: dict[str, Any]) -> dict[str, Any]:
+    """Say in an OpenAPI document what is so for every route: that its errors are problems, a body that does not fit (422) included."""
+    answer = {"description": "A problem.", "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    for path in openapi["paths"].values():
+        for operation in path.values():
+            operation["responses"] |= dict.fromkeys({"default", "422"} & {"default", *operation["responses"]}, answer)
+    schemas = openapi.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas["Problem"] = _SCHEMA
+    return openapi
+
+
 def install(app: FastAPI, larger: Mapping[str, int] = MappingProxyType({})) -> None:
     """Answer every kind of error with a problem, and bound what a request may send; `larger`: ends of paths that take more bytes."""
     app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES, larger=larger)
+    plain = app.openapi
+    setattr(app, "openapi", lambda: describe(plain()))  # noqa: B010 - FastAPI's own way to extend it
 
     @app.exception_handler(Problem)
     def _problem(_request: Request, error: Problem) -> JSONResponse:

@@ -1,13 +1,14 @@
 """From messages of the stream to effects. Evaluation is pure: the same messages on the same memory give the same effects again."""
 
+import contextlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloud.access.model import Downlink, RefusalNote, SessionRow, UplinkBatch, decode_refusal, is_of_gateway
 from cloud.access.model import Kind as RowKind
-from cloud.devices.model import CommandReply, PresenceChange
+from cloud.access.model import RefusalNote, SessionRow, UplinkBatch, decode_presence, decode_refusal, is_of_gateway
+from cloud.devices.model import PresenceChange
 from cloud.ingest.frames import BadFrame, Frames, devices_of, open_frame, put_aside
 from cloud.ingest.model import (
     MOST_DETAIL,
@@ -22,10 +23,11 @@ from cloud.ingest.model import (
     SeriesBook,
     Unreadable,
 )
-from cloud.ingest.posts import Posts, Route, property_route
+from cloud.ingest.posts import Harvest, Posts, Route, property_route
 from cloud.ingest.registry import DeviceKey, Registry
 from cloud.ingest.trail import DEATHS, NOBODY, WHOLE, Accused, Spot
 from cloud.telemetry.model import Append, Gap, Position
+from protocols.alink.history import history_kind, read_history
 from protocols.edgelink.frame import Frame
 from protocols.edgelink.lanes import GapReason
 from protocols.edgelink.topics import EdgeChannel, EdgeTopic
@@ -84,12 +86,25 @@ def open_message(sequence: int, payload: bytes, at: At = nowhere, accused: Accus
                         frames.append(put_aside(payload, POISON) if condemned else open_frame(payload))
                     opened.devices.add((batch.sessions[session].product_key, batch.sessions[session].device_name))
                     opened.devices.update(*(devices_of(frame) for frame in frames))
+            opened.devices |= _named_in_histories(batch)
             opened.products |= {product_key for product_key, _ in opened.devices}
     except Refused as error:
         opened.fault = str(error)
     except Exception:  # noqa: BLE001 - a message that trips over a bug of ours must not stop those behind it
         opened.batch, opened.fault = None, traceback.format_exc()
     return opened
+
+
+def _named_in_histories(batch: UplinkBatch) -> set[DeviceKey]:
+    """The sub-devices whose values gateways bring in packs and histories: they have to be looked up before those are judged."""
+    kinds = {place: kind for place, topic in enumerate(batch.topics) if (kind := history_kind(topic)) is not None}
+    found: set[DeviceKey] = set()
+    for row_kind, _, topic, offset, stride, size, count, _, _ in batch.rows if kinds else ():
+        if row_kind in (_PUBLISH, _REPLAYED) and topic in kinds:
+            for start in (offset,) if count == 1 else range(offset, offset + count * stride, stride):
+                with contextlib.suppress(Refused):  # it is refused where it is judged
+                    found |= read_history(kinds[topic], batch.blob[start : start + size]).identities
+    return found
 
 
 def _lane_topic(topic: str) -> bool:
@@ -128,12 +143,12 @@ class Evaluator:
         self._clear()
 
     def _clear(self) -> None:
-        self._rows = Rows()
+        self._harvest = Harvest(Rows())
+        self._rows = self._harvest.rows
+        self._downlinks, self._commands = self._harvest.downlinks, self._harvest.commands
         self._presence: list[PresenceChange | Reset] = []
-        self._commands: list[CommandReply] = []
         self._quarantined: list[Quarantined] = []
         self._unreadable: list[Unreadable] = []
-        self._downlinks: list[Downlink] = []
         self._messages = 0
         self._sequence, self._number = 0, 0
 
@@ -180,7 +195,7 @@ class Evaluator:
             session, topic = sessions[session_index], topics[topic_index]
             if kind not in (_PUBLISH, _REPLAYED, _REFUSED):
                 self._received_ms = received_ms
-                self._presence.append(_presence(kind, session, received_ms))
+                self._presence.append(_presence(kind, session, received_ms, blob[offset : offset + size]))
                 continue
             at(sequence, place, WHOLE if count > 1 else 0)
             if count == 1:
@@ -245,12 +260,11 @@ class Evaluator:
         return route
 
     def _others(self, session: SessionRow, topic: str, payloads: Sequence[bytes], received_ms: int) -> None:
-        model = self._registry.models.get(session.product_key)
-        if model is None:
+        if session.product_key not in self._registry.models:
             raise Refused(Reason.UNKNOWN_PRODUCT, f"product {session.product_key} does not exist any more")
         for payload in payloads:
             try:
-                self._posts.other(session, topic, model, payload, received_ms, self._sequence, self._rows, self._downlinks, self._commands)
+                self._posts.other(session, topic, self._registry, payload, received_ms, self._sequence, self._harvest)
             except Exception:  # noqa: BLE001 - as above
                 self._refuse(session, topic, payload, received_ms, UNEXPECTED, traceback.format_exc())
 
@@ -305,7 +319,7 @@ class Evaluator:
     ) -> None:
         """A message out of the quarantine: its values and events are stored, and it does nothing else. Nobody is answered."""
         self._replay_of = entry
-        nobody: list[Downlink] = []
+        nobody = Harvest(self._rows)
         try:
             if frames is not None:
                 known = self._registry
@@ -318,9 +332,9 @@ class Evaluator:
                 raise Refused(Reason.UNKNOWN_PRODUCT, f"product {session.product_key} does not exist any more")
             route = property_route(session, topic, model)
             if route is not None:
-                self._posts.properties(route, [payload], received_ms, self._sequence, self._rows, nobody)
+                self._posts.properties(route, [payload], received_ms, self._sequence, self._rows, nobody.downlinks)
             else:
-                self._posts.other(session, topic, model, payload, received_ms, self._sequence, self._rows, nobody, [])
+                self._posts.other(session, topic, self._registry, payload, received_ms, self._sequence, nobody)
         except Refused as error:
             self._refuse(session, topic, payload, received_ms, error.reason, str(error))
         except Exception:  # noqa: BLE001 - as above
@@ -384,16 +398,20 @@ class Evaluator:
             messages=self._messages,
             booking=self._frames.take_booking(),
             unheard=self._posts.unheard,
+            requests=self._harvest.requests,
         )
         self._start, self._posts.unheard = self.position, 0
         self._clear()
         return effects
 
 
-def _presence(kind: int, session: SessionRow, time_ms: int) -> PresenceChange | Reset:
+def _presence(kind: int, session: SessionRow, time_ms: int, note: bytes) -> PresenceChange | Reset:
     if kind == _STARTED:
         return Reset(time_ms, session.epoch)
-    return PresenceChange(session.device_id, kind == _OPENED, time_ms, session.epoch)
+    via = 0
+    with contextlib.suppress(Refused):  # who came and went is known without it
+        via = decode_presence(note).via
+    return PresenceChange(session.device_id, kind == _OPENED, time_ms, session.epoch, via)
 
 
 def _for_people(note: RefusalNote) -> str:

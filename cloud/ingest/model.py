@@ -7,12 +7,14 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from cloud.access.model import Downlink
-from cloud.devices.model import CommandReply, PresenceChange
+from cloud.access.model import Downlink, SessionRow
+from cloud.devices.model import CommandReply, PresenceChange, RegistryChange
 from cloud.telemetry.model import Append, ClockNote, Gap, Ints64, Kind, Numbers, Position, Sending, Series, SeriesKey, Text
 from protocols.alink.messages import AHEAD_MS
+from protocols.alink.requests import DeviceRequest
 from protocols.edgelink.lanes import Lane
 from protocols.errors import Reason
+from protocols.thing.model import ThingModel
 
 LATEST_AHEAD_MS: Final = AHEAD_MS
 MOST_PAYLOAD: Final = 256 * 1024  # what a device can send in one packet is kept whole
@@ -99,6 +101,30 @@ class Unreadable(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A request of a device, to be answered in the transaction that commits its batch. `number` is its place among those of the batch."""
+
+    sequence: int
+    number: int
+    session: SessionRow
+    topic: str
+    request: DeviceRequest
+    method: str
+    answer_topic: str | None
+    model: ThingModel
+    received_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What answering a batch's requests made: messages for devices, changes that the other roles hear of, and what tripped over a bug."""
+
+    downlinks: Sequence[Downlink] = ()
+    changes: Sequence[RegistryChange] = ()
+    quarantined: Sequence[Quarantined] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """What ingest remembers between two lives. No position: it never committed anything."""
 
@@ -123,6 +149,7 @@ class Effects:
     messages: int
     booking: Booking = field(default_factory=Booking)
     unheard: int = 0  # messages on custom topics, which nobody listens to yet
+    requests: Sequence[Asked] = ()
 
 
 class SeriesBook:

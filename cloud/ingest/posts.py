@@ -7,19 +7,48 @@ from dataclasses import dataclass, field
 import msgspec
 
 from cloud.access.model import Downlink, SessionRow
-from cloud.devices.model import CommandReply
-from cloud.ingest.model import LATEST_AHEAD_MS, UNEXPECTED, Rows, SeriesBook
+from cloud.devices.model import CommandReply, DeviceFacts
+from cloud.ingest.model import LATEST_AHEAD_MS, UNEXPECTED, Asked, Rows, SeriesBook
+from cloud.ingest.registry import DeviceKey, Registry
 from cloud.telemetry.model import Kind as SeriesKind
 from cloud.telemetry.model import SeriesKey, Text
-from protocols.alink.dialogue import Dialogue, refusal, refused_data
+from protocols.alink.dialogue import Dialogue, Outcome, refusal, refused_data
+from protocols.alink.history import Checked, HistoryPost, Sample, check_part, refused_names
 from protocols.alink.messages import EventPost, MessageRefused, Post, check_times, post_decoder, reply
 from protocols.alink.topics import Kind, Topic
-from protocols.errors import Refused
+from protocols.errors import Reason, Refused
 from protocols.thing.datatypes import BoolType, DateType, EnumType, IntType, is_numeric
 from protocols.thing.model import ThingModel
 
 WHOLE = (IntType, BoolType, EnumType, DateType)
 MOST_SHAPES = 1024  # of one device: one that invents subsets of its properties must not fill memory
+
+
+@dataclass(slots=True)
+class Harvest:
+    """What one message, or many, bring in: rows, answers for devices, answers of devices, and requests that need the metadata."""
+
+    rows: Rows
+    downlinks: list[Downlink] = field(default_factory=list)
+    commands: list[CommandReply] = field(default_factory=list)
+    requests: list[Asked] = field(default_factory=list)
+
+    def asked(self, sequence: int, session: SessionRow, topic: str, outcome: Outcome, model: ThingModel, received_ms: int) -> None:
+        assert outcome.request is not None
+        self.requests.append(
+            Asked(
+                sequence,
+                len(self.requests),
+                session,
+                topic,
+                outcome.request,
+                outcome.method,
+                outcome.answer_topic,
+                model,
+                received_ms,
+            )
+        )
+
 
 Refuse = Callable[[SessionRow, str, bytes, int, str, str], None]
 """(session, topic, payload, received_ms, reason, detail)"""
@@ -149,30 +178,75 @@ class Posts:
         self._refuse(route.session, route.topic, payload, received_ms, first.reason, "; ".join(str(error) for error in refused.values()))
 
     def other(
-        self,
-        session: SessionRow,
-        topic: str,
-        model: ThingModel,
-        payload: bytes,
-        received_ms: int,
-        sequence: int,
-        rows: Rows,
-        downlinks: list[Downlink],
-        commands: list[CommandReply],
+        self, session: SessionRow, topic: str, known: Registry, payload: bytes, received_ms: int, sequence: int, harvest: "Harvest"
     ) -> None:
-        """Any other message of a device: events, answers to commands, custom topics (which nobody listens to yet: they are counted)."""
+        """Any other message of a device: events, histories, requests, answers to commands, custom topics (nobody listens to those yet)."""
+        model = known.models[session.product_key]
         outcome = Dialogue(session.product_key, session.device_name, model).handle(topic, payload, received_ms)
+        answer_topic, answer = outcome.answer_topic, outcome.answer
         if outcome.custom is not None:
             self.unheard += 1
         if outcome.event is not None:
-            self._event(session, topic, payload, outcome.event, received_ms, sequence, rows)
-        if outcome.set_reply is not None:
-            answer = outcome.set_reply
-            commands.append(CommandReply(answer.id, session.device_id, answer.code, answer.data, received_ms))
+            self._event(session, topic, payload, outcome.event, received_ms, sequence, harvest.rows)
+        if outcome.history is not None:
+            refused = self._history(session, topic, known, payload, outcome.history, received_ms, sequence, harvest.rows)
+            answer = reply(outcome.history.id, outcome.method, data=refused_data(refused))
+        if outcome.request is not None:
+            harvest.asked(sequence, session, topic, outcome, model, received_ms)
+        if outcome.reply is not None:
+            told = outcome.reply
+            harvest.commands.append(CommandReply(told.id, session.device_id, told.code, told.data, received_ms))
         if outcome.refused is not None:
             self._refuse(session, topic, payload, received_ms, outcome.refused.reason, str(outcome.refused))
-        if outcome.answer is not None and outcome.answer_topic is not None:
-            downlinks.append(Downlink(session.product_key, session.device_name, outcome.answer_topic, outcome.answer))
+        if answer is not None and answer_topic is not None:
+            harvest.downlinks.append(Downlink(session.product_key, session.device_name, answer_topic, answer))
+
+    def _history(
+        self,
+        session: SessionRow,
+        topic: str,
+        known: Registry,
+        payload: bytes,
+        post: HistoryPost,
+        received_ms: int,
+        sequence: int,
+        rows: Rows,
+    ) -> Mapping[str, Refused]:
+        """Many values of one or several devices: each with its own time, each held against its own thing model. What was refused."""
+        checked: dict[DeviceKey | None, Checked] = {}
+        for part in post.parts:
+            try:
+                device, model = _owner(session, known, part.identity)
+            except Refused as error:
+                owner = "" if part.identity is None else part.identity[1]
+                checked[part.identity] = Checked(refused={owner[:64]: error})
+                continue
+            found = checked[part.identity] = check_part(model, part, received_ms, received_ms + LATEST_AHEAD_MS)
+            for sample in found.properties:
+                self._sample(device, model, sample, sequence, rows)
+            for sample in found.events:
+                key = SeriesKey(device.product_key, device.device_name, sample.identifier, SeriesKind.EVENT)
+                series = self._book.number(key, device.device_id, False)
+                rows.put(Text(series, sample.time, msgspec.json.encode(sample.value).decode(), sequence))
+        refused = refused_names(checked)
+        if refused:
+            first = next(iter(refused.values()))
+            detail = "; ".join(f"{name}: {error}" for name, error in refused.items())
+            self._refuse(session, topic, payload, received_ms, first.reason, detail)
+        return refused
+
+    def _sample(self, device: DeviceFacts, model: ThingModel, sample: Sample, sequence: int, rows: Rows) -> None:
+        data_type = model.properties[sample.identifier].data_type
+        kind = SeriesKind.NUMBER if is_numeric(data_type) else SeriesKind.TEXT
+        key = SeriesKey(device.product_key, device.device_name, sample.identifier, kind)
+        series = self._book.number(key, device.device_id, isinstance(data_type, WHOLE))
+        if kind is SeriesKind.NUMBER:
+            rows.series.append(series)
+            rows.ts.append(sample.time)
+            rows.values.append(sample.value)  # type: ignore[arg-type]
+        else:
+            text = msgspec.json.encode(sample.value).decode()
+            rows.add_text(Text(series, sample.time, text, sequence), device.device_id, sample.identifier, sample.value)
 
     def _event(
         self, session: SessionRow, topic: str, payload: bytes, event: EventPost, received_ms: int, sequence: int, rows: Rows
@@ -185,6 +259,24 @@ class Posts:
             first = next(iter(event.refused.values()))
             detail = "; ".join(str(error) for error in event.refused.values())
             self._refuse(session, topic, payload, received_ms, first.reason, detail)
+
+
+def _owner(session: SessionRow, known: Registry, identity: DeviceKey | None) -> tuple[DeviceFacts, ThingModel]:
+    """Whose values a part of a history holds: the sender's own, or those of a sub-device in its topology. Raises Refused."""
+    own = (session.product_key, session.device_name)
+    if identity is None or identity == own:
+        facts = DeviceFacts(session.tenant_id, session.device_id, *own, None, False, True)
+        return facts, known.models[session.product_key]
+    found = known.facts.get(identity)
+    name = f"{identity[0][:40]}/{identity[1][:64]}"
+    if found is None or found.tenant_id != session.tenant_id:
+        raise Refused(Reason.UNKNOWN_DEVICE, f"{name}: no such device: enter it on the platform, or correct its name")
+    if found.topology != session.device_id:
+        raise Refused(Reason.FOREIGN_DEVICE, f"{name}: it is not in the topology of {session.device_name}: add it first")
+    model = known.models.get(found.product_key)
+    if model is None:
+        raise Refused(Reason.UNKNOWN_PRODUCT, f"product {found.product_key} does not exist any more")
+    return found, model
 
 
 def _filled(times: Sequence[int | None], received_ms: int) -> tuple[int, ...]:

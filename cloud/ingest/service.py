@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 
 from cloud.devices.model import PresenceChange
 from cloud.devices.service import apply_presence, apply_reported, complete_commands, reset_presence
-from cloud.foundation.db import Database, upsert
+from cloud.foundation.db import Database, UnitOfWork, upsert
 from cloud.foundation.logs import get_logger
-from cloud.ingest.model import Effects, Mark, Memory, Quarantined, Reset
+from cloud.ingest.model import Answered, Asked, Effects, Mark, Memory, Quarantined, Reset
 from cloud.ingest.tables import AccountStretch, IngestPosition, Quarantine, UnreadableMessage, Watermark
 from cloud.telemetry.model import Position
 from protocols.edgelink.lanes import Lane
@@ -41,13 +41,24 @@ def load_memory(database: Database, partition: int) -> Memory:
         return Memory(Position(held.stream_id, held.sequence), held.received_ms, marks)
 
 
-def commit(database: Database, partition: int, effects: Effects) -> None:
-    """Step (b): everything that follows from a batch, and the position behind it, in one transaction. Raises DatabaseAway."""
+Respond = Callable[[UnitOfWork, Sequence[Asked]], Answered]
+"""Answers requests inside the transaction; one that fails harms no other."""
+
+
+def _nobody_answers(_work: UnitOfWork, _requests: Sequence[Asked]) -> Answered:
+    return Answered()
+
+
+def commit(database: Database, partition: int, effects: Effects, respond: Respond = _nobody_answers) -> Answered:
+    """Step (b): everything that follows from a batch, and the position behind it, in one transaction. Raises DatabaseAway.
+
+    Requests are answered last, so that they see what was posted before them; a batch that is committed already asks nothing again.
+    """
     try:
-        _commit(database, partition, effects, _at_once)
+        return _commit(database, partition, effects, _at_once, respond)
     except IntegrityError as error:
         get_logger().warning("ingest.device_gone", error=str(error.orig))
-        _commit(database, partition, effects, _one_by_one)
+        return _commit(database, partition, effects, _one_by_one, respond)
 
 
 HELD_OF_A_DEVICE: Final = 1_000
@@ -69,7 +80,7 @@ def _one_by_one(session: Session, parts: Sequence[Any], apply: Callable[[Sequenc
             apply([part])
 
 
-def _commit(database: Database, partition: int, effects: Effects, apply: _Apply) -> None:
+def _commit(database: Database, partition: int, effects: Effects, apply: _Apply, respond: Respond) -> Answered:
     with database.system() as work:
         session, end = work.session, effects.append.end
         row = {"partition": partition, "stream_id": end.stream_id, "sequence": end.sequence, "received_ms": effects.received_ms}
@@ -83,13 +94,7 @@ def _commit(database: Database, partition: int, effects: Effects, apply: _Apply)
         upsert(session, _watermark, marks, keys=("gateway_id", "buffer_id", "lane"))
         if not known:
             _book(session, effects)
-        kept, beyond = _room(session, effects.quarantined)
-        apply(
-            session,
-            [_quarantine_row(end.stream_id, entry) for entry in kept],
-            lambda rows: upsert(session, _quarantine, rows, keys=("stream_id", "sequence", "number")),
-        )
-        _only_count(session, beyond)
+        _put_aside(session, end.stream_id, effects.quarantined, apply)
         unreadable = [
             {"stream_id": end.stream_id, "sequence": u.sequence, "detail": u.detail, "size": len(u.payload), "payload": u.payload}
             for u in effects.unreadable
@@ -98,7 +103,20 @@ def _commit(database: Database, partition: int, effects: Effects, apply: _Apply)
         _presence(session, effects.presence, apply)
         apply(session, list(effects.reported.items()), lambda reported: apply_reported(session, dict(reported)))
         complete_commands(session, effects.commands)
+        answered = respond(work, effects.requests) if effects.requests and not known else Answered()
+        _put_aside(session, end.stream_id, answered.quarantined, apply)
         work.commit()
+        return answered
+
+
+def _put_aside(session: Session, stream_id: str, entries: Sequence[Quarantined], apply: _Apply) -> None:
+    kept, beyond = _room(session, entries)
+    apply(
+        session,
+        [_quarantine_row(stream_id, entry) for entry in kept],
+        lambda rows: upsert(session, _quarantine, rows, keys=("stream_id", "sequence", "number")),
+    )
+    _only_count(session, beyond)
 
 
 def _book(session: Session, effects: Effects) -> None:

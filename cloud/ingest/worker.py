@@ -26,7 +26,7 @@ from cloud.foundation.stream_reader import StreamHole, StreamReader
 from cloud.ingest.evaluation import Evaluator, open_message, stream_lost
 from cloud.ingest.model import Effects, Memory, SeriesBook
 from cloud.ingest.registry import Registry
-from cloud.ingest.service import commit, load_memory
+from cloud.ingest.service import Respond, commit, load_memory
 from cloud.ingest.trail import Accused, Trail
 from cloud.telemetry.model import AppendReply, Position, Series, Verdict, encode_append
 from cloud.telemetry.worker import APPEND_SUBJECT, SERIES_A_PAGE, STATE_SUBJECT, StateReply, StateRequest
@@ -66,21 +66,33 @@ async def serve(
     metrics: Metrics,
     stream_bytes: int,
     trail: Trail,
+    respond: Respond,
     ready: Callable[[], None] = lambda: None,
     partition: int = 0,
 ) -> None:
-    """Be ingest for one partition until cancelled; a batch that is under way is finished first. `trail` is this partition's."""
-    await Ingest(bus, database, metrics, stream_bytes, trail, ready, partition).run()
+    """Be ingest for one partition until cancelled; a batch that is under way is finished first. `trail` is this partition's.
+
+    `respond` answers what devices ask.
+    """
+    await Ingest(bus, database, metrics, stream_bytes, trail, respond, ready, partition).run()
 
 
 class Ingest:
     """One partition's cycle."""
 
     def __init__(
-        self, bus: Bus, database: Database, metrics: Metrics, stream_bytes: int, trail: Trail, ready: Callable[[], None], partition: int
+        self,
+        bus: Bus,
+        database: Database,
+        metrics: Metrics,
+        stream_bytes: int,
+        trail: Trail,
+        respond: Respond,
+        ready: Callable[[], None],
+        partition: int,
     ) -> None:
         self._bus, self._database, self._partition = bus, database, partition
-        self._stream_bytes, self._trail, self._ready = stream_bytes, trail, ready
+        self._stream_bytes, self._trail, self._respond, self._ready = stream_bytes, trail, respond, ready
         self._registry = Registry()
         self._changed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metadata")
@@ -219,17 +231,18 @@ class Ingest:
     async def commit(self, effects: Effects) -> None:
         """Step (b): the metadata, and then what devices and gateways hear. Raises TryAgain; may be repeated."""
         with self._step.labels("commit").time():
-            await self.in_thread(commit, self._database, self._partition, effects)
+            answered = await self.in_thread(commit, self._database, self._partition, effects, self._respond)
         crash_point("ingest.after_commit")
         self._committed = effects.append.end
         await self._tell()
-        await self._send(effects)
+        await self._send([*effects.downlinks, *answered.downlinks])
+        await self._say(answered.changes)
         self._batches.inc()
         self._messages.inc(effects.messages)
         self._unheard.inc(effects.unheard)
         self._rows.inc(len(effects.append.numbers) + len(effects.append.texts))
         self._lag.set(max(0, now_ms() - effects.received_ms) / 1000)
-        for entry in effects.quarantined:
+        for entry in (*effects.quarantined, *answered.quarantined):
             self._refused.labels(entry.reason).inc()
 
     async def _tell(self) -> None:
@@ -237,11 +250,17 @@ class Ingest:
         with contextlib.suppress(BusAway):
             await self._bus.publish(INGESTED_SUBJECT, b"%d" % self._committed.sequence)
 
-    async def _send(self, effects: Effects) -> None:
+    async def _send(self, downlinks: Sequence[Downlink]) -> None:
         """Replies may be lost, the device posts again; they must not hold the cycle up."""
         with contextlib.suppress(BusAway):
-            for message in in_messages(effects.downlinks):
+            for message in in_messages(downlinks):
                 await self._bus.publish(DOWN_SUBJECT, message)
+
+    async def _say(self, changes: Sequence[RegistryChange]) -> None:
+        """Requests changed the registry: everybody forgets what they knew, ourselves among them."""
+        with contextlib.suppress(BusAway):
+            for change in changes:
+                await self._bus.publish(REGISTRY_CHANGED, msgspec.json.encode(change))
 
 
 class _Life:

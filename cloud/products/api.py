@@ -1,25 +1,42 @@
-"""Routes of products."""
+"""Routes of products. `app.state` holds what the composition root filled: database, changes, product_uses."""
 
+import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from cloud.foundation.db import Database
+from cloud.foundation.etags import IfMatch, IfNoneMatch, body_tag, revision_tag
+from cloud.foundation.idempotency import Once
 from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
 from cloud.foundation.problems import not_found
-from cloud.products.model import Product
-from cloud.products.service import create_product, find_product, list_products
+from cloud.products.model import NodeType, Product
+from cloud.products.ports import Changes, ProductUses
+from cloud.products.service import change_product, create_product, delete_product, find_product, hold_product, list_products
 from cloud.tenancy.api import Caller
 
 router = APIRouter(prefix="/v1/products", tags=["products"])
+
+Description = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00]*$")]  # PostgreSQL stores no NUL
+Name = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class NewProduct(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(min_length=1, max_length=128)]
-    tsl: Annotated[dict[str, Any], Field(description="The thing model, as Alink's TSL JSON.")]
+    name: Name
+    tsl: Annotated[dict[str, Any] | None, Field(description="The thing model, as Alink's TSL JSON; or give `library`.")] = None
+    library: Annotated[str | None, Field(max_length=64, description="Take this model of /v1/library as the thing model.")] = None
+    node_type: Annotated[NodeType, Field(description="`gateway` when its devices carry sub-devices (Alink's node type).")] = NodeType.DEVICE
+    description: Description = ""
+
+
+class ProductChange(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name | None = None
+    description: Description | None = None
 
 
 class ProductView(BaseModel):
@@ -27,7 +44,12 @@ class ProductView(BaseModel):
     name: str
     built_in: bool
     created: Annotated[int, Field(description="Epoch ms.")]
-    tsl: dict[str, Any]
+    tsl: Annotated[dict[str, Any], Field(description="The active thing model: the version published last.")]
+    node_type: NodeType
+    description: str
+    category: Annotated[str | None, Field(description="The model of /v1/library it was made from.")]
+    version: Annotated[int, Field(description="The number of the active thing model.")]
+    updated: Annotated[int, Field(description="Epoch ms.")]
 
 
 class ProductSummary(BaseModel):
@@ -41,24 +63,45 @@ class ProductPage(BaseModel):
     next: str | None
 
 
-def _view(product: Product) -> ProductView:
+def product_view(product: Product) -> ProductView:
     return ProductView(
         product_key=product.product_key,
         name=product.name,
         built_in=product.built_in,
         created=product.created_ms,
         tsl=product.thing_model.to_dict(),
+        node_type=product.node_type,
+        description=product.description,
+        category=product.category,
+        version=product.version,
+        updated=product.updated_ms,
     )
 
 
-@router.post("", status_code=201, operation_id="create_product")
-def create(request: Request, caller: Caller, body: NewProduct) -> ProductView:
-    """Enter a product with its thing model; the answer holds its new `product_key`."""
+def _tag(product: Product) -> str:
+    if product.built_in:  # it changes with the platform, which counts no revisions
+        return body_tag(product_view(product).model_dump_json().encode())
+    return revision_tag(product.product_key, product.revision)
+
+
+@router.post("", status_code=201, operation_id="create_product", response_model=ProductView)
+def create(request: Request, caller: Caller, body: NewProduct, once: Once) -> Response:
+    """Enter a product with its thing model, which is published as version 1; the answer holds its new `product_key`."""
     database: Database = request.app.state.database
     with database.unit_of_work(caller.tenant_id) as work:
-        product = create_product(work, body.name, body.tsl)
-        work.commit()
-    return _view(product)
+        known = once.known(work)
+        if known is not None:
+            return known
+        product = create_product(
+            work,
+            body.name,
+            body.tsl,
+            standard=body.library,
+            node_type=body.node_type,
+            description=body.description,
+            by=caller.key_name,
+        )
+        return once.commit(work, product_view(product), 201, {"ETag": _tag(product)})
 
 
 @router.get("", operation_id="list_products")
@@ -71,12 +114,50 @@ def list_all(request: Request, caller: Caller, limit: Limit = 100, cursor: Curso
     return ProductPage(items=items, next=write_cursor(rows[limit - 1][0]) if len(rows) > limit else None)
 
 
-@router.get("/{product_key}", operation_id="get_product")
-def get(request: Request, caller: Caller, product_key: str) -> ProductView:
-    """One product with its thing model."""
+@router.get("/{product_key}", operation_id="get_product", response_model=ProductView)
+def get(request: Request, response: Response, caller: Caller, product_key: str, held: IfNoneMatch) -> ProductView | Response:
+    """One product with its active thing model."""
     database: Database = request.app.state.database
     with database.reading(caller.tenant_id) as work:
         product = find_product(work, product_key)
     if product is None:
         raise not_found(f"Product {product_key}")
-    return _view(product)
+    response.headers["ETag"] = _tag(product)
+    return held.unchanged(_tag(product)) or product_view(product)
+
+
+@router.patch("/{product_key}", operation_id="change_product", response_model=ProductView)
+def change(request: Request, caller: Caller, product_key: str, body: ProductChange, based: IfMatch, once: Once) -> Response:
+    """Give a product another name or description; its thing model is changed by a draft that is published."""
+    database: Database = request.app.state.database
+    with database.unit_of_work(caller.tenant_id) as work:
+        known = once.known(work)
+        if known is not None:
+            return known
+        product = change_product(work, product_key, body.name, body.description)
+        if product is None:
+            raise not_found(f"Product {product_key}")
+        based.check(revision_tag(product_key, product.revision - 1))  # as it was: this change counted one on
+        return once.commit(work, product_view(product), headers={"ETag": _tag(product)})
+
+
+@router.delete("/{product_key}", status_code=204, operation_id="delete_product")
+async def delete(request: Request, caller: Caller, product_key: str, based: IfMatch) -> None:
+    """Delete a product with all versions of its thing model; refused, 409, while devices are entered under it."""
+    database: Database = request.app.state.database
+    uses: ProductUses = request.app.state.product_uses
+    changes: Changes = request.app.state.changes
+
+    def remove() -> bool:
+        with database.unit_of_work(caller.tenant_id) as work:
+            product = find_product(work, product_key) if hold_product(work, product_key) else None
+            if product is None:
+                return False
+            based.check(_tag(product))
+            delete_product(work, product_key, uses)
+            work.commit()
+        return True
+
+    if not await asyncio.to_thread(remove):
+        raise not_found(f"Product {product_key}")
+    await changes.registry_changed(product_key, None)

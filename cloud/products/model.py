@@ -1,10 +1,13 @@
 """Products as values, and the one that is built in."""
 
+import enum
 import secrets
 import string
 from dataclasses import dataclass
 
+from protocols.thing.compatibility import Change
 from protocols.thing.model import ThingModel
+from protocols.thing.slots import TypeConflict
 
 # The product of every gateway, of every tenant. It has no row in the database.
 GATEWAY = "gateway"
@@ -13,13 +16,33 @@ _KEY_LETTERS = string.ascii_letters + string.digits
 _KEY_LENGTH = 11
 
 
+class NodeType(enum.StrEnum):
+    """Alink's node type: whether devices of the product stand for themselves or carry sub-devices."""
+
+    DEVICE = "device"
+    GATEWAY = "gateway"
+
+
+class VersionState(enum.StrEnum):
+    DRAFT = "draft"
+    PUBLISHED = "published"
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
+    """`thing_model` is the one published last, `version` its number; `category` is the model of the standard library it was made from."""
+
     product_key: str
     name: str
     thing_model: ThingModel
     built_in: bool
     created_ms: int
+    node_type: NodeType = NodeType.DEVICE
+    description: str = ""
+    category: str | None = None
+    version: int = 1
+    revision: int = 1
+    updated_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +52,60 @@ class ProductEntry:
     product_key: str
     name: str
     created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThingModelVersion:
+    """A version of a thing model with its model; `revision` counts the changes of a draft."""
+
+    version_id: int
+    product_key: str
+    number: int
+    state: VersionState
+    thing_model: ThingModel
+    note: str
+    revision: int
+    created_ms: int
+    created_by: str
+    published_ms: int | None
+    published_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionEntry:
+    """A version in a list, without its model."""
+
+    version_id: int
+    number: int
+    state: VersionState
+    note: str
+    created_ms: int
+    created_by: str
+    published_ms: int | None
+    published_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DraftReport:
+    """What publishing a draft would change for the devices of the product; `conflicts` cannot be accepted, what breaks can."""
+
+    base: int
+    number: int
+    devices: int
+    changes: tuple[Change, ...]
+    conflicts: tuple[TypeConflict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StandardModel:
+    """An entry of the standard library: a product can be made from it by its `key`. `matter` is (id, name) of a device type there."""
+
+    key: str
+    name: str
+    names: dict[str, str]
+    thing_model: ThingModel
+    kind: str
+    matter: tuple[str, str] | None
 
 
 def new_product_key() -> str:

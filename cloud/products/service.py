@@ -1,15 +1,18 @@
-"""Use cases around products. Everything here blocks: asyncio code runs it in a thread."""
+"""Use cases around products. Everything here blocks: asyncio code runs it in a thread. Versions of thing models are in versions.py."""
 
 from collections.abc import Collection, Iterable
 from functools import cache, lru_cache
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from cloud.foundation.clock import now_ms
 from cloud.foundation.db import KEYS_A_STATEMENT, Database, UnitOfWork
-from cloud.products.model import GATEWAY, Product, ProductEntry, new_product_key
-from cloud.products.tables import ProductRow
+from cloud.foundation.problems import Problem
+from cloud.products.model import GATEWAY, NodeType, Product, ProductEntry, VersionState, new_product_key
+from cloud.products.ports import ProductUses
+from cloud.products.standard import standard_model
+from cloud.products.tables import ProductRow, ThingModelVersionRow
 from protocols.errors import Reason, Refused
 from protocols.thing import library
 from protocols.thing.model import ThingModel, parse_thing_model
@@ -18,11 +21,12 @@ from protocols.thing.model import ThingModel, parse_thing_model
 @cache
 def gateway_product() -> Product:
     """The built-in product `gateway`."""
-    return Product(product_key=GATEWAY, name="Gateway", thing_model=library.load(GATEWAY), built_in=True, created_ms=0)
+    model = library.load(GATEWAY)
+    return Product(GATEWAY, name="Gateway", thing_model=model, built_in=True, created_ms=0, node_type=NodeType.GATEWAY, category=GATEWAY)
 
 
 @lru_cache(maxsize=512)
-def _parsed(tsl: str) -> ThingModel:
+def parsed(tsl: str) -> ThingModel:
     """A model that was stored: most requests are for one of few."""
     return parse_thing_model(tsl)
 
@@ -36,7 +40,7 @@ def thing_models(database: Database, product_keys: Iterable[str]) -> dict[str, T
         for start in range(0, len(keys), KEYS_A_STATEMENT):
             chunk = keys[start : start + KEYS_A_STATEMENT]
             rows = work.session.execute(select(ProductRow.product_key, ProductRow.tsl).where(ProductRow.product_key.in_(chunk)))
-            models |= {row.product_key: _parsed(row.tsl) for row in rows}
+            models |= {row.product_key: parsed(row.tsl) for row in rows}
     return models
 
 
@@ -50,23 +54,123 @@ def owners(work: UnitOfWork, product_keys: Iterable[str]) -> dict[str, int]:
     return found
 
 
-def create_product(work: UnitOfWork, name: str, tsl: object) -> Product:
-    """Check the thing model and enter the product. Raises Refused naming what is wrong in it."""
+def create_product(
+    work: UnitOfWork,
+    name: str,
+    tsl: object = None,
+    *,
+    standard: str | None = None,
+    node_type: NodeType = NodeType.DEVICE,
+    description: str = "",
+    by: str = "",
+) -> Product:
+    """Enter the product and publish version 1 of its thing model: `tsl`, or the model `standard` of the standard library.
+
+    Raises Refused naming what is wrong in it, or that there is no such model, or both or none were given.
+    """
+    if (tsl is None) == (standard is None):
+        raise Refused(Reason.BAD_THING_MODEL, "$: give either `tsl`, a thing model, or `library`, a key of /v1/library")
+    model = checked(tsl) if standard is None else standard_model(standard).thing_model
+    now, text = now_ms(), as_text(model)
+    row = ProductRow(
+        product_key=new_product_key(),
+        name=name,
+        tsl=text,
+        created_ms=now,
+        node_type=str(node_type),
+        description=description,
+        category=standard,
+        version=1,
+        revision=1,
+        updated_ms=now,
+    )
+    work.session.add(row)
+    work.session.flush()
+    first = ThingModelVersionRow(
+        product_id=row.id,
+        number=1,
+        state=str(VersionState.PUBLISHED),
+        tsl=text,
+        note="",
+        revision=1,
+        created_ms=now,
+        created_by=by,
+        published_ms=now,
+        published_by=by,
+    )
+    work.session.add(first)
+    work.session.flush()
+    return _product(row)
+
+
+def checked(tsl: object) -> ThingModel:
+    """A thing model that came from outside. Raises Refused naming what is wrong in it."""
     if not isinstance(tsl, dict):
         raise Refused(Reason.BAD_THING_MODEL, "$: the thing model must be a JSON object with properties, events and services")
     model = parse_thing_model(tsl)
-    row = ProductRow(product_key=new_product_key(), name=name, tsl=_as_text(model), created_ms=now_ms())
-    work.session.add(row)
+    try:
+        as_text(model)
+    except UnicodeEncodeError as error:  # JSON can write half of a surrogate pair, which is no text
+        raise Refused(Reason.BAD_THING_MODEL, f"$: it holds a text that is no Unicode, with {error.object[error.start]!a}") from error
+    return model
+
+
+def change_product(work: UnitOfWork, product_key: str, name: str | None, description: str | None) -> Product | None:
+    """Give a product of the tenant another name or description; None when there is none. Raises Problem 409 for the built-in one."""
+    row = product_row(work, product_key)
+    if row is None:
+        return None
+    row.name = row.name if name is None else name
+    row.description = row.description if description is None else description
+    touch(row)
     work.session.flush()
-    return Product(row.product_key, name, model, built_in=False, created_ms=row.created_ms)
+    return _product(row)
 
 
-def find_product(work: UnitOfWork, product_key: str) -> Product | None:
-    """A product that the unit of work's tenant may use."""
+def touch(row: ProductRow) -> None:
+    """The product was changed: its ETag with it."""
+    row.revision, row.updated_ms = row.revision + 1, now_ms()
+
+
+def delete_product(work: UnitOfWork, product_key: str, uses: ProductUses) -> bool:
+    """Delete a product with all versions of its thing model; False when there is none.
+
+    Raises Problem 409 that counts what still hangs on it, or for the built-in one.
+    """
+    row = product_row(work, product_key)
+    if row is None:
+        return False
+    held = {word: count for word, use in uses.items() if (count := use(work, product_key))}
+    if held:
+        listed = ", ".join(f"{count} {word}" for word, count in held.items())
+        raise Problem(409, "product-in-use", f"Product {product_key} still has {listed}; delete these first.", more={"in_use": held})
+    work.session.execute(delete(ThingModelVersionRow).where(ThingModelVersionRow.product_id == row.id))
+    work.session.execute(delete(ProductRow).where(ProductRow.id == row.id))
+    return True
+
+
+def find_product(work: UnitOfWork, product_key: str, *, keep: bool = False) -> Product | None:
+    """A product that the unit of work's tenant may use. With `keep` nobody deletes it before the unit of work ends."""
     if product_key == GATEWAY:
         return gateway_product()
-    row = work.session.scalars(select(ProductRow).where(ProductRow.product_key == product_key)).one_or_none()
+    query = select(ProductRow).where(ProductRow.product_key == product_key)
+    row = work.session.scalars(query.with_for_update(read=True) if keep else query).one_or_none()
     return None if row is None else _product(row)
+
+
+def hold_product(work: UnitOfWork, product_key: str) -> bool:
+    """Let everybody else who changes this product or its draft wait until the unit of work ends; False when there is none.
+
+    What is read after it is what the change is made to. Raises Problem 409 for the built-in product.
+    """
+    return product_row(work, product_key) is not None
+
+
+def product_row(work: UnitOfWork, product_key: str) -> ProductRow | None:
+    """The row of a product that is about to be changed, locked; for this slice only. Raises Problem 409 for the built-in product."""
+    if product_key == GATEWAY:
+        raise Problem(409, "built-in", "The product gateway is part of the platform and the same for all; make a product of your own.")
+    return work.session.scalars(select(ProductRow).where(ProductRow.product_key == product_key).with_for_update()).one_or_none()
 
 
 def list_products(work: UnitOfWork, after: int, limit: int) -> list[tuple[int, ProductEntry]]:
@@ -83,8 +187,21 @@ def product_names(work: UnitOfWork, product_keys: Collection[str]) -> dict[str, 
 
 
 def _product(row: ProductRow) -> Product:
-    return Product(row.product_key, row.name, _parsed(row.tsl), built_in=False, created_ms=row.created_ms)
+    return Product(
+        product_key=row.product_key,
+        name=row.name,
+        thing_model=parsed(row.tsl),
+        built_in=False,
+        created_ms=row.created_ms,
+        node_type=NodeType(row.node_type),
+        description=row.description,
+        category=row.category,
+        version=row.version,
+        revision=row.revision,
+        updated_ms=row.updated_ms,
+    )
 
 
-def _as_text(model: ThingModel) -> str:
+def as_text(model: ThingModel) -> str:
+    """The model as it is stored."""
     return msgspec.json.encode(model.to_dict()).decode()

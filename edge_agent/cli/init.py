@@ -9,7 +9,6 @@ import typer
 
 from edge_agent.cli.output import Context, Exit, fail, say
 from edge_agent.southbound.plan import FRONT_DOOR_BOUNDS
-from protocols.thing import library
 
 _TEMPLATE = """\
 # A Hearthline gateway. `edgectl config check` says what is wrong, `edgectl run` runs the agent. Paths are relative to this file.
@@ -67,7 +66,7 @@ close_after_ms = 50             # a reading is on disk after at most about this 
 # [[device]]                    # one for each device behind this gateway
 # product_key = "{example}"
 # device_name = "press-1"
-# thing_model = "stamping_press"  # a TSL file, or one of the library: {library}
+# thing_model = "stamping_press"  # a TSL file, or a model of the library (docs/reference/products.md; a wrong name gets the list)
 
 # [[connector]]                 # one for each machine that is polled
 # name = "line"
@@ -136,8 +135,7 @@ close_after_ms = 50             # a reading is on disk after at most about this 
 
 def configuration(name: str, host: str, port: int) -> str:
     """The file that `edgectl init` writes."""
-    names = ", ".join(library.names())
-    return _TEMPLATE.format(name=name, host=host, port=port, example="<product key>", library=names, bounds=FRONT_DOOR_BOUNDS)
+    return _TEMPLATE.format(name=name, host=host, port=port, example="<product key>", bounds=FRONT_DOOR_BOUNDS)
 
 
 def init(

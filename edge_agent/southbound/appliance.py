@@ -189,8 +189,8 @@ class Reception:
             refused = outcome.refused
             if outcome.event is not None:
                 self._event(appliance, run, payload, outcome.event, now_ms, run.packet_ids[2 * index : 2 * index + 2])
-            elif outcome.set_reply is not None:
-                self._answered(appliance.key, outcome.set_reply)
+            elif outcome.reply is not None:
+                self._answered(appliance.key, outcome.reply)
             elif outcome.custom is not None:
                 refused = Refused(Reason.UNKNOWN_TOPIC, f"{run.topic[:128]}: this gateway does not carry custom topics")
             if refused is not None:

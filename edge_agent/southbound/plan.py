@@ -6,7 +6,7 @@ from protocols.field.modbus import Point
 from protocols.field.serial_line import TagType
 from protocols.mqtt.lobby import Bounds
 
-FRONT_DOOR_BOUNDS = Bounds(connections=1_000, strangers=500, packet_s=60.0)
+FRONT_DOOR_BOUNDS = Bounds(connections=1_000, strangers=500, packet_s=60.0, session_s=0)
 """Unless the configuration says otherwise: room for every appliance of a site, twice, on a small gateway."""
 
 

@@ -41,6 +41,16 @@ def parse_client_id(text: str) -> ClientId:
     return ClientId(base, {key: value for key, _, value in pairs} if bar else {})
 
 
+def answers_on_the_topic(client_id: str) -> bool:
+    """Whether the client takes calls on its own topics (`ext`, bit 1), so that its answer comes back on the topic of the call.
+
+    >>> answers_on_the_topic("d|ext=3|"), answers_on_the_topic("d|ext=2|"), answers_on_the_topic("d")
+    (True, False, False)
+    """
+    option = parse_client_id(client_id).options.get("ext", "0")
+    return option.isascii() and option.isdigit() and len(option) < 10 and int(option) & 1 == 1
+
+
 def parse_username(username: str | None) -> tuple[str, str]:
     """(product_key, device_name) of `dn&pk`, cut at the last `&`; raises `Refused(BAD_CREDENTIALS)`."""
     device_name, _, product_key = (username or "").rpartition("&")

@@ -25,6 +25,18 @@ class Sys(msgspec.Struct, gc=False):
     ack: int = 1
 
 
+class OpenedRequest(msgspec.Struct, frozen=True, gc=False):
+    """An envelope taken apart: raw JSON of the id, of the method and of the params, whatever they are; b"{}" for the string "{}"."""
+
+    id: bytes
+    wants_reply: bool
+    method: bytes
+    params: bytes
+
+    def refuse(self, reason: Reason, message: str) -> MessageRefused:
+        return MessageRefused(reason, message, self.id, self.wants_reply)
+
+
 class Opened(msgspec.Struct, frozen=True, gc=False):
     """An envelope taken apart: raw JSON of the id, of the method and of each of the params."""
 
@@ -49,8 +61,8 @@ _decode_sys = msgspec.json.Decoder(Sys | None).decode
 _decode_params = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def open_envelope(payload: bytes) -> Opened:
-    """Raises `MessageRefused` (BAD_JSON, BAD_ENVELOPE). `params` may be the string "{}"; a repeated key counts once, the last."""
+def open_request(payload: bytes) -> OpenedRequest:
+    """Raises `MessageRefused` (BAD_JSON, BAD_ENVELOPE). Absent params are b""; the string "{}" stands for an empty object."""
     check_utf8(payload)
     try:
         envelope = _decode_envelope(payload)
@@ -60,18 +72,30 @@ def open_envelope(payload: bytes) -> Opened:
         raise MessageRefused(Reason.BAD_JSON, f"not JSON: {error}") from error
     raw_id = read_id(bytes(envelope.id))
     wants_reply = raw_id is not None and _wants_reply(bytes(envelope.sys))
-    raw_id = raw_id or NO_ID
     params = bytes(envelope.params)
-    if params in (b"", b"null"):
-        raise MessageRefused(Reason.BAD_ENVELOPE, "params are missing", raw_id, wants_reply)
+    if params == b"null":
+        params = b""
+    if params.startswith(b'"'):
+        try:
+            if msgspec.json.decode(params, type=str).strip() == "{}":
+                params = b"{}"
+        except UNREADABLE as error:
+            raise MessageRefused(Reason.BAD_JSON, f"not JSON: {error}", raw_id or NO_ID, wants_reply) from error
+    return OpenedRequest(raw_id or NO_ID, wants_reply, bytes(envelope.method), params)
+
+
+def open_envelope(payload: bytes) -> Opened:
+    """Raises `MessageRefused` (BAD_JSON, BAD_ENVELOPE). `params` may be the string "{}"; a repeated key counts once, the last."""
+    opened = open_request(payload)
+    if not opened.params:
+        raise opened.refuse(Reason.BAD_ENVELOPE, "params are missing")
     try:
-        empty = params.startswith(b'"') and msgspec.json.decode(params, type=str).strip() == "{}"
-        parts = {} if empty else _decode_params(params)
+        parts = _decode_params(opened.params)
     except msgspec.ValidationError as error:
-        raise MessageRefused(Reason.BAD_ENVELOPE, f"params have to be an object: {error}", raw_id, wants_reply) from error
+        raise opened.refuse(Reason.BAD_ENVELOPE, f"params have to be an object: {error}") from error
     except UNREADABLE as error:
-        raise MessageRefused(Reason.BAD_JSON, f"not JSON: {error}", raw_id, wants_reply) from error
-    return Opened(raw_id, wants_reply, bytes(envelope.method), parts)
+        raise opened.refuse(Reason.BAD_JSON, f"not JSON: {error}") from error
+    return Opened(opened.id, opened.wants_reply, opened.method, parts)
 
 
 def check_utf8(payload: bytes) -> None:

@@ -10,6 +10,7 @@ from msgspec import UNSET, Raw
 
 from protocols.alink.codes import Code
 from protocols.alink.envelope import NO_ID, UNREADABLE, MessageRefused, check_utf8, open_envelope, read_id, read_part
+from protocols.alink.topics import Kind
 from protocols.alink.typed import Form
 from protocols.errors import Reason, Refused
 from protocols.thing.datatypes import LATEST_MS, DataType, StructType, Value
@@ -23,9 +24,11 @@ __all__ = [
     "Reply",
     "Request",
     "check_times",
+    "command_topic",
     "decode_event",
     "decode_reply",
     "decode_request",
+    "encode_command",
     "event_post",
     "post_decoder",
     "property_post",
@@ -370,6 +373,29 @@ def reply(raw_id: bytes, method: str, code: int = Code.DONE, data: bytes = b"{}"
     return b'{"id":%b,"code":%d,"data":%b,"message":%b,"method":%b,"version":"1.0"}' % parts
 
 
+SERVICE_PREFIX = "thing.service."
+_FIXED = {"thing.service.property.set": Kind.PROPERTY_SET, "thing.service.property.get": Kind.PROPERTY_GET}
+
+
+def command_topic(method: str) -> tuple[Kind, str]:
+    """The kind of topic on which a method of the server's goes down, and the service it names; raises `Refused` for any other method.
+
+    >>> command_topic("thing.service.Blink")
+    (<Kind.SERVICE: 'service'>, 'Blink')
+    """
+    if (kind := _FIXED.get(method)) is not None:
+        return kind, ""
+    name = method.removeprefix(SERVICE_PREFIX)
+    if name == method or not name:
+        raise Refused(Reason.UNKNOWN_TOPIC, f"no such method: {method[:80]}")
+    return Kind.SERVICE, name
+
+
+def encode_command(message_id: str | int, method: str, params: object) -> bytes:
+    """What the server asks of a device. The id is decimal digits up to 4294967295, sent as a string: the one form every SDK takes."""
+    return _request(message_id, method, params, "1.0.0")
+
+
 def property_set(message_id: str | int, params: Mapping[str, object]) -> bytes:
     """What the server asks of a device. The id is decimal digits up to 4294967295, sent as a string: the one form every SDK takes."""
     return _request(message_id, "thing.service.property.set", params, "1.0.0")
@@ -387,7 +413,7 @@ def event_post(message_id: str | int, identifier: str, output: Mapping[str, obje
     return _request(message_id, f"thing.event.{identifier}.post", params, "1.0")
 
 
-def _request(message_id: str | int, method: str, params: Mapping[str, object], version: str) -> bytes:
+def _request(message_id: str | int, method: str, params: object, version: str) -> bytes:
     text = str(message_id)
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= 0xFFFFFFFF):
         raise Refused(Reason.BAD_ENVELOPE, f"an id is decimal digits up to 4294967295, not {text[:40]!r}")

@@ -4,6 +4,7 @@ PUBLISH is the hot packet: it never becomes an object a message. Consecutive one
 """
 
 from protocols.errors import Reason, Refused
+from protocols.mqtt.aliases import ReceivedAliases
 from protocols.mqtt.bodies import TO_CLIENT, TO_SERVER
 from protocols.mqtt.encoder import encode
 from protocols.mqtt.fields import Fields, check_topic_name, decode_text, malformed, protocol_error
@@ -56,10 +57,23 @@ __all__ = [
 class Decoder:
     """Turns a stream of bytes into packets, whatever way the stream is cut; one per connection and direction.
 
-    `version` is the one spoken (a server learns it from CONNECT), `max_packet` the largest packet taken, in bytes with its header.
+    `version` is the one spoken (a server learns it from CONNECT), `max_packet` the largest packet taken, in bytes with its header,
+    `alias_maximum` how many topic aliases the other end was offered.
     """
 
-    __slots__ = ("_name", "_need", "_tail", "_topic", "max_packet", "offence", "refused", "server_side", "version")
+    __slots__ = (
+        "_aliases",
+        "_name",
+        "_need",
+        "_tail",
+        "_topic",
+        "alias_maximum",
+        "max_packet",
+        "offence",
+        "refused",
+        "server_side",
+        "version",
+    )
 
     def __init__(self, version_hint: int = 4, max_packet: int = MAX_PACKET, server_side: bool = True) -> None:
         self.version = version_hint
@@ -67,6 +81,8 @@ class Decoder:
         self.server_side = server_side
         self.refused: Refused | None = None
         self.offence = b""
+        self.alias_maximum = 0
+        self._aliases: ReceivedAliases | None = None
         self._tail: bytearray | None = None
         self._need = 0
         self._name = b""
@@ -212,10 +228,10 @@ class Decoder:
         name = data[after:name_end]
         if name != self._name or not name:
             topic = decode_text(name)
-            if not topic and self.version == 5:
-                raise protocol_error("PUBLISH has a topic alias, and none were offered")
-            self._topic = check_topic_name(topic)
-            self._name = name
+            if topic or self.version < 5:
+                self._topic = check_topic_name(topic)
+                self._name = name
+        topic = self._topic if name else ""
         stride = stop - at
         prefix = data[at:name_end]
         follow, last = stop, end - stride
@@ -226,6 +242,8 @@ class Decoder:
                 payload += 1
             else:
                 properties, payload = self._publish_properties(data, payload, stop)
+            if not name or properties.topic_alias is not None:
+                topic = self._aliased(topic, properties.topic_alias)
             extra, shift = data[start:payload], start - at
             while follow <= last and data.startswith(prefix, follow) and data.startswith(extra, follow + shift):
                 follow += stride
@@ -254,17 +272,18 @@ class Decoder:
                 ids = bytes(both)
         held = data if not at and follow == end else data[at:follow]
         # Positional, in the order of the fields: naming them costs a tenth of the whole run.
-        return PublishRun(
-            self._topic, qos, first & 1 == 1, first & 8 == 8, count, held, payload - at, stride, stop - payload, ids, properties
-        )
+        return PublishRun(topic, qos, first & 1 == 1, first & 8 == 8, count, held, payload - at, stride, stop - payload, ids, properties)
 
     def _publish_properties(self, data: bytes, start: int, stop: int) -> tuple[Properties, int]:
         fields = Fields(data[start:stop])
         properties = decode_properties(fields, Place.PUBLISH)
-        if properties.topic_alias is not None:
-            raise protocol_error("PUBLISH has a topic alias, and none were offered")
         if properties.response_topic is not None:
             check_topic_name(properties.response_topic)
         if self.server_side and properties.subscription_identifiers:
             raise protocol_error("a client sent a subscription identifier with PUBLISH")
         return properties, start + fields.at
+
+    def _aliased(self, topic: str, alias: int | None) -> str:
+        if self._aliases is None:
+            self._aliases = ReceivedAliases(self.alias_maximum)
+        return self._aliases.resolve(topic, alias)

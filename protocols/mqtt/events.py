@@ -6,6 +6,8 @@ from typing import TypeAlias
 import msgspec
 
 from protocols.errors import Reason
+from protocols.mqtt.downlink import Downlink
+from protocols.mqtt.filters import Subscriptions
 from protocols.mqtt.packets import MAX_PACKET, Connect, ConnectCode, ReasonCode, Will
 from protocols.mqtt.run import PublishRun
 
@@ -31,6 +33,14 @@ class Limits(msgspec.Struct, frozen=True):
     """Downlink QoS 1 messages waiting for a PUBACK; `deliver` refuses a new one, what was taken keeps its place."""
     queued_bytes: int = 1024 * 1024
     """The same in bytes."""
+    session_s: int = 0
+    """A session outlives its connection by no more than this, whatever its client asks for; 0 = none does."""
+    topic_aliases: int = 16
+    """Topic aliases that an MQTT 5 client may use, and that are used towards it if it takes so many."""
+    filters: int = 512
+    """Filters of one session; another SUBSCRIBE is answered with 0x97 (0x80 before MQTT 5)."""
+    filters_characters: int = 64 * 1024
+    """The same in characters of all filters together."""
     output_bytes: int = 1024 * 1024
     """Output not taken: `deliver` refuses (QoS 0 is lost), and the next packet from a client that does not read closes."""
 
@@ -58,12 +68,26 @@ class Published(msgspec.Struct, frozen=True, gc=False):
     run: PublishRun
 
 
-class Disconnected(msgspec.Struct, frozen=True, gc=False):
-    """An accepted session ended (exactly once); `will` is to be published, `clean` = the client said goodbye."""
+class KeptSession(msgspec.Struct):
+    """What outlives a connection (par. 4.1), for `expiry_s` seconds: what was promised to the device, subscriptions, a will that waits."""
+
+    expiry_s: int
+    downlink: Downlink | None = None
+    subscriptions: Subscriptions | None = None
+    will: Will | None = None
+    will_delay_s: int = 0
+
+
+class Disconnected(msgspec.Struct, frozen=True):
+    """The connection of an accepted session ended (exactly once); `will` is to be published, `clean` = the client said goodbye.
+
+    Without `kept` the session has ended with it.
+    """
 
     will: Will | None
     clean: bool
     cause: Cause
+    kept: KeptSession | None = None
 
 
 Event: TypeAlias = ConnectRequested | Published | Disconnected

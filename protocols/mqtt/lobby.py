@@ -27,10 +27,14 @@ class Bounds:
     """A packet that was begun is complete by then, or its connection is closed."""
     unread_s: float = 30.0
     """A connection that reads nothing of what it is sent for so long is closed."""
+    session_s: int = 3_600
+    """A session whose client asks for it outlives its connection by no more than this; 0 = none does."""
+    kept_bytes: int = 64 * 1024 * 1024
+    """Of all sessions without a connection; beyond, the one that has waited longest ends."""
 
     def limits(self, **others: int) -> Limits:
         """The limits of each session."""
-        return Limits(connect_s=self.connect_s, packet_s=self.packet_s, unread_s=self.unread_s, **others)
+        return Limits(connect_s=self.connect_s, packet_s=self.packet_s, unread_s=self.unread_s, session_s=self.session_s, **others)
 
 
 class Lobby(Generic[C]):

@@ -98,7 +98,7 @@ _TABLE = (
     _Row(0x1F, "reason_string", _Kind.TEXT, _REASONED),
     _Row(0x21, "receive_maximum", _Kind.TWO, _CONNECTION, least=1),
     _Row(0x22, "topic_alias_maximum", _Kind.TWO, _CONNECTION),
-    _Row(0x23, "topic_alias", _Kind.TWO, Place.PUBLISH, least=1),
+    _Row(0x23, "topic_alias", _Kind.TWO, Place.PUBLISH),  # 0 has a code of its own: see aliases.py
     _Row(0x24, "maximum_qos", _Kind.BYTE, Place.CONNACK, most=1),
     _Row(0x25, "retain_available", _Kind.BYTE, Place.CONNACK, most=1),
     _Row(0x26, "user", _Kind.PAIR, _EVERYWHERE),

@@ -74,8 +74,11 @@ def encode_publish(
     version: int = 4,
     properties: Properties | None = None,
 ) -> bytes:
-    """One PUBLISH packet; raises `Refused` for a bad topic, ValueError for a QoS, packet id or DUP that cannot be (par. 3.3.1, 2.2.1)."""
-    variable = encode_topic_name(topic)
+    """One PUBLISH packet; raises `Refused` for a bad topic, ValueError for a QoS, packet id or DUP that cannot be (par. 3.3.1, 2.2.1).
+
+    The topic may be empty where a topic alias stands for it.
+    """
+    variable = b"\0\0" if not topic and properties is not None and properties.topic_alias else encode_topic_name(topic)
     if qos:
         if qos > 2 or not 0 < packet_id < 65_536:
             raise ValueError(f"QoS {qos} with packet id {packet_id}")
@@ -91,3 +94,25 @@ def encode_publish(
     if size < 16_384:
         return bytes((first, size & 127 | 128, size >> 7)) + variable + payload
     return bytes((first,)) + encode_variable(size) + variable + payload
+
+
+def count_acks(acks: bytes) -> int:
+    """How many PUBACKs stand back to back.
+
+    >>> count_acks(bytes.fromhex("40020001 4003000287 40020003"))
+    3
+    """
+    count, rest = divmod(len(acks), 4)
+    if not rest and acks[0::4] == b"\x40" * count and acks[1::4] == b"\x02" * count:
+        return count
+    count = at = 0
+    while at < len(acks):
+        at += 1
+        size = shift = 0
+        while acks[at] > 127:
+            size |= (acks[at] & 127) << shift
+            shift += 7
+            at += 1
+        at += 1 + (size | acks[at] << shift)
+        count += 1
+    return count

@@ -49,32 +49,36 @@ A complete server for one connection, with asyncio; the owner decides who may co
 
 and, every second or so, `connection.handle(connection.session.tick(time.monotonic()))`.
 `deliver` sends to the device whether it subscribed or not: Alink devices rely on that (subscriptions are the server's).
-No session state outlives the connection (par. 3.1.2.4: CONNACK says so), so QoS 1 is repeated by whoever asked for the delivery.
+A session outlives its connection where `Limits.session_s` allows it and the client asks for it: then `Disconnected.kept` is what is left of
+it, and `accept(kept)` goes on with it (see kept.py, which keeps many). With the default of 0 seconds none does, and CONNACK says so.
 """
 
 import enum
 from collections.abc import Callable
 
-import msgspec
-
 from protocols.errors import Reason, Refused
+from protocols.mqtt.aliases import BadAlias
 from protocols.mqtt.codec import Decoder
-from protocols.mqtt.downlink import Downlink
+from protocols.mqtt.downlink import NEVER, Downlink, Message
 from protocols.mqtt.encoder import PINGRESP, encode
 from protocols.mqtt.events import (
     Cause,
     ConnectRequested,
     Disconnected,
     Event,
+    KeptSession,
     Limits,
     Published,
     connect_code,
     reason_code,
 )
 from protocols.mqtt.fields import malformed, protocol_error
+from protocols.mqtt.filters import Subscriptions
 from protocols.mqtt.offence import STRANGERS_SAMPLE, other_protocol, speaks_mqtt_5
+from protocols.mqtt.outbound import UNBOUNDED, Outbound, words
 from protocols.mqtt.packets import (
     MQTT_5,
+    MQTT_31,
     ConnAck,
     Connect,
     ConnectCode,
@@ -90,13 +94,14 @@ from protocols.mqtt.packets import (
     Will,
 )
 from protocols.mqtt.properties import Properties
-from protocols.mqtt.run import PublishRun, encode_publish
+from protocols.mqtt.run import PublishRun, count_acks, encode_publish
 
 __all__ = [
     "Cause",
     "ConnectRequested",
     "Disconnected",
     "Event",
+    "KeptSession",
     "Limits",
     "Published",
     "ServerSession",
@@ -104,8 +109,8 @@ __all__ = [
     "reason_code",
 ]
 
-_UNBOUNDED = 1 << 62
 _LIMITS = Limits()
+_FOR_EVER = 0xFFFF_FFFF  # a session expiry of par. 3.1.2.11.2, and what an unclean session of 3.1.1 means
 
 
 class _State(enum.Enum):
@@ -116,10 +121,6 @@ def _allow_all(_filter: str) -> bool:
     return True
 
 
-def _words(text: str) -> Properties:
-    return Properties(reason_string=text[:200])
-
-
 def _name(packet: Packet | PublishRun) -> str:
     return "PUBLISH" if isinstance(packet, PublishRun) else type(packet).__name__.upper()
 
@@ -128,25 +129,30 @@ class ServerSession:
     """One connection. `now` is monotonic seconds; each method that may end or advance the session returns events, in order.
 
     `refusal` says why the session was refused (for counters), `offence` how the bytes began that broke a rule (for people; never a
-    secret), `version` what it speaks, `keepalive_s` what holds (0 = none).
+    secret), `version` what it speaks, `keepalive_s` what holds (0 = none), `expiry_s` how long the session outlives the connection.
     """
 
     __slots__ = (
         "_begun",
+        "_clean",
         "_decoder",
         "_denial",
         "_downlink",
+        "_expiry_asked",
         "_explains",
         "_heard",
+        "_nameless",
         "_out",
-        "_packet_maximum",
+        "_receive_maximum",
         "_state",
+        "_subscriptions",
+        "_unacknowledged",
         "_unread",
         "_unread_since",
-        "_unsent",
         "_will",
         "_window",
         "allow_filter",
+        "expiry_s",
         "keepalive_s",
         "limits",
         "offence",
@@ -160,7 +166,9 @@ class ServerSession:
         self.refusal: Refused | None = None
         self.offence = b""
         self.version = 4
-        self.keepalive_s = 0
+        self.keepalive_s = self.expiry_s = self._expiry_asked = 0
+        self._clean = True
+        self._nameless = False
         self._decoder = Decoder(max_packet=limits.connect_bytes)
         self._state = _State.NEW
         self._heard = now
@@ -168,12 +176,12 @@ class ServerSession:
         self._explains = True
         self._denial: tuple[ConnAck, str, float] | None = None  # the answer to a CONNECT that is not to be told before then
         self._will: Will | None = None
-        self._out: list[bytes] = []
-        self._unsent = 0
+        self._out = Outbound()
         self._unread = 0  # of what was sent, as `tick` last saw it
         self._unread_since = 0.0
-        self._packet_maximum = _UNBOUNDED
+        self._receive_maximum = self._unacknowledged = 0  # what an MQTT 5 client may have in flight (0 = no limit), and has
         self._downlink: Downlink | None = None  # made when needed: most devices are sent QoS 0 only
+        self._subscriptions: Subscriptions | None = None  # likewise
         self._window = limits.in_flight
 
     @property
@@ -208,6 +216,14 @@ class ServerSession:
     def awaiting(self) -> int:
         """Downlink QoS 1 messages sent or queued and without PUBACK."""
         return 0 if self._downlink is None else len(self._downlink)
+
+    def granted(self, topic: str) -> int | None:
+        """The QoS that the client was granted for a topic by its subscriptions; None if it has not subscribed to it."""
+        return None if self._subscriptions is None else self._subscriptions.granted(topic)
+
+    def subscribed(self, topic: str) -> bool:
+        """Whether a filter that the client subscribed matches the topic; `deliver` does not ask."""
+        return self.granted(topic) is not None
 
     # what comes in
 
@@ -245,15 +261,27 @@ class ServerSession:
             elif packet.retain and self.version == MQTT_5:
                 # CONNACK said Retain Available = 0 (par. 3.2.2.3.5); 3.1.1 cannot be told, so its flag means nothing here.
                 self._refuse(protocol_error("retained messages are not kept here"), events, ReasonCode.RETAIN_NOT_SUPPORTED)
+            elif packet.qos and self._receive_maximum:
+                self._count(packet, events)
             else:
                 events.append(Published(packet))
             if self._state is _State.CLOSED:
                 return events
         if self._decoder.refused is not None:
             self._refuse_bytes(self._decoder.refused, events)
-        elif self._unsent > self.limits.output_bytes:
-            self._refuse(Refused(Reason.SLOW_READER, f"the client has left {self._unsent} bytes unread and sends more"), events)
+        elif self._out.unsent > self.limits.output_bytes:
+            self._refuse(Refused(Reason.SLOW_READER, f"the client has left {self._out.unsent} bytes unread and sends more"), events)
         return events
+
+    def _count(self, run: PublishRun, events: list[Event]) -> None:
+        """An MQTT 5 client has no more messages without PUBACK than it was told (par. 3.3.4, 4.9); those within the limit still count."""
+        room = self._receive_maximum - self._unacknowledged
+        if room > 0:
+            events.append(Published(run.part(0, room)))
+            self._unacknowledged += min(room, run.count)
+        if run.count > room:
+            why = f"more than {self._receive_maximum} messages without PUBACK: wait for acknowledgements, as CONNACK's receive maximum says"
+            self._refuse(protocol_error(why), events, ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
 
     def _refuse_bytes(self, refused: Refused, events: list[Event]) -> None:
         """What came is not taken; a client that is not let in yet has proved nothing, so less of it is kept."""
@@ -263,23 +291,27 @@ class ServerSession:
             if other := other_protocol(offence):
                 refused = malformed(f"this is {other}, and the port speaks MQTT without TLS: look at the client's address and port")
             if speaks_mqtt_5(offence) and refused.reason is not Reason.UNSUPPORTED_VERSION:  # par. 4.13.2: CONNACK may say so
-                self.version = MQTT_5
-                self._send_reason(ConnAck(False, reason_code(refused.reason)), str(refused))
+                self.version = self._out.version = MQTT_5
+                self._out.explain(ConnAck(False, reason_code(refused.reason)), str(refused))
         else:
             self.offence = offence
-        self._refuse(refused, events)
+        self._refuse(refused, events, ReasonCode.TOPIC_ALIAS_INVALID if isinstance(refused, BadAlias) else None)
 
     def _open(self, packet: Packet | PublishRun, events: list[Event]) -> None:
         """The first packet has to be a CONNECT (par. 3.1), and one that can be answered."""
         if not isinstance(packet, Connect):
             return self._refuse(protocol_error(f"the first packet is {_name(packet)}, not CONNECT"), events)
         self._state = _State.ASKED
-        self.version = packet.version
+        self.version = self._out.version = packet.version
         self.keepalive_s = packet.keepalive
         self._will = packet.will
+        self._clean = packet.clean_start
+        self._nameless = not packet.client_id
         if packet.version == MQTT_5:
             properties = packet.properties
-            self._packet_maximum = properties.maximum_packet_size or _UNBOUNDED
+            self._expiry_asked = properties.session_expiry_interval or 0
+            self._out.packet_maximum = properties.maximum_packet_size or UNBOUNDED
+            self._out.alias_maximum = min(properties.topic_alias_maximum or 0, self.limits.topic_aliases)
             self._window = min(self.limits.in_flight, properties.receive_maximum or self.limits.in_flight)
             self._explains = properties.request_problem_information != 0  # par. 3.1.2.11.7
             if properties.authentication_method is not None:
@@ -288,26 +320,35 @@ class ServerSession:
                 return self.refuse(ReasonCode.QOS_NOT_SUPPORTED, "QoS 2 is not spoken here: take QoS 1 for the will")
             if packet.will is not None and packet.will.retain:
                 return self.refuse(ReasonCode.RETAIN_NOT_SUPPORTED, "retained messages are not kept here: clear the will's retain flag")
-        elif not packet.client_id and (packet.version == 3 or not packet.clean_start):
+        else:
+            self._expiry_asked = 0 if packet.clean_start else _FOR_EVER
+        self.expiry_s = min(self._expiry_asked, self.limits.session_s)
+        if packet.version < MQTT_5 and not packet.client_id and (packet.version == 3 or not packet.clean_start):
             return self.refuse(ConnectCode.CLIENT_ID_REJECTED, "an empty client id needs a clean session")  # 3.1.1 par. 3.1.3.1
         return events.append(ConnectRequested(packet))
 
     def _handle(self, packet: Packet | PublishRun, events: list[Event]) -> None:
         match packet:
             case PubAck():
-                if self._downlink is not None and (packets := self._downlink.acknowledged(packet.packet_id)):
-                    self._queue(packets)
+                if self._downlink is not None and self._downlink.acknowledged(packet.packet_id):
+                    self._send_ready(self._heard)
             case PingReq():
-                self._send(PINGRESP)
+                self._out.send(PINGRESP)
             case Subscribe():
                 if packet.properties.subscription_identifiers:
                     refused = protocol_error("subscription identifiers are not kept here")
                     return self._refuse(refused, events, ReasonCode.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED)
                 reasons = tuple(self._grant(text, options & 3) for text, options in packet.filters)
-                self._send(encode(SubAck(packet.packet_id, reasons), self.version))
+                self._out.send(encode(SubAck(packet.packet_id, reasons), self.version))
             case Unsubscribe():
-                self._send(encode(UnsubAck(packet.packet_id, (0,) * len(packet.filters)), self.version))
+                reasons = tuple(self._release(text) for text in packet.filters)
+                self._out.send(encode(UnsubAck(packet.packet_id, reasons), self.version))
             case Disconnect():
+                expiry = packet.properties.session_expiry_interval
+                if expiry and not self._expiry_asked:  # par. 3.14.2.2.2
+                    return self._refuse(protocol_error("DISCONNECT asks for a session that CONNECT did not ask for"), events)
+                if expiry is not None:
+                    self.expiry_s = min(expiry, self.limits.session_s)
                 clean = packet.reason == ReasonCode.SUCCESS  # par. 3.14.4: any other reason keeps the will
                 self._end(Cause.DISCONNECTED, events, clean=clean)
             case _:
@@ -319,16 +360,27 @@ class ServerSession:
         modern = self.version == MQTT_5
         if modern and text.startswith("$share/"):
             return ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
-        if self.allow_filter(text):
-            return min(qos, 1)
-        return ReasonCode.NOT_AUTHORIZED if modern else ReasonCode.UNSPECIFIED_ERROR
+        if not self.allow_filter(text):
+            return ReasonCode.NOT_AUTHORIZED if modern else ReasonCode.UNSPECIFIED_ERROR
+        if self._subscriptions is None:
+            self._subscriptions = Subscriptions(self.limits.filters, self.limits.filters_characters)
+        if not self._subscriptions.add(text, min(qos, 1)):
+            return ReasonCode.QUOTA_EXCEEDED if modern else ReasonCode.UNSPECIFIED_ERROR
+        return min(qos, 1)
+
+    def _release(self, text: str) -> int:
+        """The UNSUBACK code of a filter (par. 3.11.3)."""
+        if self._subscriptions is not None and self._subscriptions.remove(text):
+            return ReasonCode.SUCCESS
+        return ReasonCode.NO_SUBSCRIPTION_EXISTED
 
     # what the owner decides
 
     def accept(
         self,
-        session_present: bool = False,
+        kept: KeptSession | None = None,
         *,
+        now: float | None = None,
         receive_maximum: int | None = None,
         server_keepalive: int | None = None,
         assigned_client_identifier: str | None = None,
@@ -336,7 +388,9 @@ class ServerSession:
     ) -> list[Event]:
         """Answer CONNECT with yes (par. 3.2); what was held behind it comes back as events. Nothing if it has closed meanwhile.
 
-        The keywords but the last only reach MQTT 5 clients. RuntimeError if no CONNECT waits.
+        `kept` is what an earlier connection of the device left, and is sent again first; a client that starts anew gets nothing of it.
+        The receive maximum (which is enforced), the keepalive and the identifier (of a client without one) only reach MQTT 5 clients.
+        RuntimeError if no CONNECT waits.
         """
         if not self._answering():
             return []
@@ -345,22 +399,33 @@ class ServerSession:
         self._decoder.max_packet = self.limits.packet_bytes
         if allow_filter is not None:
             self.allow_filter = allow_filter
+        if self._clean:
+            kept = None
         properties = Properties()
         if self.version == MQTT_5:
+            self._receive_maximum = receive_maximum or 0
+            self._decoder.alias_maximum = self.limits.topic_aliases
             if server_keepalive is not None:
                 self.keepalive_s = server_keepalive
             properties = Properties(
-                session_expiry_interval=0,
+                session_expiry_interval=self.expiry_s,
                 receive_maximum=receive_maximum,
                 maximum_qos=1,
                 retain_available=0,
                 maximum_packet_size=self.limits.packet_bytes,
-                assigned_client_identifier=assigned_client_identifier,
+                assigned_client_identifier=assigned_client_identifier if self._nameless else None,
+                topic_alias_maximum=self.limits.topic_aliases or None,
                 subscription_identifier_available=0,
                 shared_subscription_available=0,
                 server_keep_alive=server_keepalive,
             )
-        self._send(encode(ConnAck(session_present, ConnectCode.ACCEPTED, properties), self.version))
+        # 3.1 knows no sessions in its CONNACK: the bit is reserved there.
+        self._out.send(encode(ConnAck(kept is not None and self.version > MQTT_31, ConnectCode.ACCEPTED, properties), self.version))
+        if kept is not None:
+            self._downlink, self._subscriptions = kept.downlink, kept.subscriptions
+            if self._downlink is not None:
+                self._downlink.resume(self._window)
+                self._send_ready(self._heard if now is None else now)
         return self._read(b"", self._heard)
 
     def refuse(self, code: int, text: str = "", not_before: float | None = None) -> None:
@@ -382,7 +447,7 @@ class ServerSession:
     def _deny(self) -> None:
         assert self._denial is not None
         answer, text, _ = self._denial
-        self._send_reason(answer, text)
+        self._out.explain(answer, text)
         self._end(Cause.REFUSED, [])
 
     def _answering(self) -> bool:
@@ -393,7 +458,9 @@ class ServerSession:
     def acknowledge(self, acks: bytes) -> None:
         """Queue PUBACKs (`run.acks()`); call in the order of the messages (par. 4.6). Dropped if the session has ended."""
         if self._state is _State.OPEN:
-            self._queue(acks)
+            if self._receive_maximum:
+                self._unacknowledged -= count_acks(acks)
+            self._out.queue(acks)
 
     def refusing(self, run: PublishRun, refused: Refused) -> bytes:
         """The PUBACKs that refuse a run (MQTT 5 only, par. 3.4), for `acknowledge` in their turn; the first of them says why in words."""
@@ -401,30 +468,42 @@ class ServerSession:
         first = run.packet_ids[:2]
         if not first or not self._explains:
             return run.acks(code, MQTT_5)
-        ack = encode(PubAck(int.from_bytes(first, "big"), code, _words(str(refused))), MQTT_5)
-        if len(ack) > self._packet_maximum:
+        ack = encode(PubAck(int.from_bytes(first, "big"), code, words(str(refused))), MQTT_5)
+        if len(ack) > self._out.packet_maximum:
             return run.acks(code, MQTT_5)
         return ack + (run.part(1, run.count).acks(code, MQTT_5) if run.count > 1 else b"")
 
-    def deliver(self, topic: str, payload: bytes, qos: int = 0) -> bool:
-        """Send a message to the device, subscribed or not; raises `Refused` for a bad topic.
+    def deliver(self, topic: str, payload: bytes, qos: int = 0, *, expires: float = NEVER, now: float = 0.0) -> bool:
+        """Send a message to the device, subscribed or not, and not after `expires`; raises `Refused` for a bad topic.
 
-        QoS 1 waits for its turn behind `in_flight` messages without PUBACK. False = not taken: ended, too large for the client, or
+        QoS 1 waits for its turn behind `in_flight` messages without PUBACK. False = not taken: ended, expired, too large for the client, or
         full (see `Limits`): the new message is refused, because what was taken before it (commands, replies) was promised first.
         """
-        if self._state is not _State.OPEN or self._unsent > self.limits.output_bytes:
+        out = self._out
+        if self._state is not _State.OPEN or out.unsent > self.limits.output_bytes:
+            return False
+        if not qos and expires == NEVER and not out.alias_maximum:
+            return out.send(encode_publish(topic, payload, version=self.version))
+        now = max(now, self._heard)
+        message = Message(topic, payload, expires)
+        if expires <= now or (qos and message.room > out.packet_maximum):
             return False
         if not qos:
-            return self._send(encode_publish(topic, payload, version=self.version))
-        if Downlink.room(topic, payload) > self._packet_maximum:
-            return False
+            return out.publish(message, now=now)
         if self._downlink is None:
             limits = self.limits
-            self._downlink = Downlink(self._window, limits.queued_messages, limits.queued_bytes, self.version)
-        packet = self._downlink.offer(topic, payload)
-        if packet:
-            self._queue(packet)
-        return packet is not None
+            self._downlink = Downlink(self._window, limits.queued_messages, limits.queued_bytes, keeps=self.expiry_s > 0)
+        taken = self._downlink.offer(message, now)
+        self._send_ready(now)
+        return taken
+
+    def _send_ready(self, now: float) -> None:
+        """Send what the window has room for; what has become too large for the client counts as sent (par. 3.1.2.11.4)."""
+        assert self._downlink is not None
+        while ready := self._downlink.ready(now):
+            for packet_id, dup, message in ready:
+                if not self._out.publish(message, 1, packet_id, dup, now):
+                    self._downlink.acknowledged(packet_id)
 
     def fail(self, refused: Refused) -> list[Event]:
         """The client broke a rule that its owner checks: MQTT 5 is told why (par. 3.14), 3.1.1 is closed."""
@@ -491,37 +570,11 @@ class ServerSession:
 
     def take_output(self) -> bytes:
         """The bytes to send now; b"" if none."""
-        out = self._out
-        if not out:
-            return b""
-        data = out[0] if len(out) == 1 else b"".join(out)
-        self._out = []
-        self._unsent = 0
-        return data
-
-    def _send(self, packet: bytes) -> bool:
-        """Queue a packet unless it is larger than the client takes: such a one is dropped (par. 3.1.2.11.4)."""
-        if len(packet) > self._packet_maximum:
-            return False
-        self._queue(packet)
-        return True
-
-    def _queue(self, packets: bytes) -> None:
-        self._out.append(packets)
-        self._unsent += len(packets)
-
-    def _send_reason(self, packet: ConnAck | Disconnect, text: str = "") -> None:
-        """Send an answer with words for MQTT 5, without them where they do not fit (par. 3.2.2.3.9, 3.14.2.2.3)."""
-        if text and self.version == MQTT_5:
-            told = encode(msgspec.structs.replace(packet, properties=_words(text)), MQTT_5)
-            if len(told) <= self._packet_maximum:
-                return self._queue(told)
-        self._send(encode(packet, self.version))
-        return None
+        return self._out.take()
 
     def _say_goodbye(self, packet: Disconnect, text: str = "") -> None:
         if self._state is _State.OPEN and self.version == MQTT_5:
-            self._send_reason(packet, text)
+            self._out.explain(packet, text)
 
     def _refuse(self, refused: Refused, events: list[Event], code: int | None = None, cause: Cause = Cause.REFUSED) -> None:
         if self._state is _State.CLOSED:
@@ -530,14 +583,24 @@ class ServerSession:
             return self._deny()
         self.refusal = refused
         if self._state is _State.NEW and refused.reason is Reason.UNSUPPORTED_VERSION:
-            self._send(encode(ConnAck(False, ConnectCode.UNSUPPORTED_VERSION)))  # 3.1.1 par. 3.1.2.2
+            self._out.send(encode(ConnAck(False, ConnectCode.UNSUPPORTED_VERSION)))  # 3.1.1 par. 3.1.2.2
         self._say_goodbye(Disconnect(reason_code(refused.reason) if code is None else code), str(refused))
         self._end(cause, events)
         return None
 
     def _end(self, cause: Cause, events: list[Event], clean: bool = False) -> None:
         if self._state is _State.OPEN:
-            events.append(Disconnected(None if clean else self._will, clean, cause))
+            events.append(self._leave(None if clean else self._will, clean, cause))
         self._state = _State.CLOSED
         self._decoder.forget()
-        self._will = self._downlink = None
+        self._will = self._downlink = self._subscriptions = None
+
+    def _leave(self, will: Will | None, clean: bool, cause: Cause) -> Disconnected:
+        """What is left of the session; a will waits no longer than it (par. 3.1.3.2.2)."""
+        if not self.expiry_s:
+            return Disconnected(will, clean, cause)
+        if self._downlink is not None:
+            self._downlink.rest()
+        delay = min(will.properties.will_delay_interval or 0, self.expiry_s) if will is not None else 0
+        kept = KeptSession(self.expiry_s, self._downlink, self._subscriptions, will if delay else None, delay)
+        return Disconnected(None if delay else will, clean, cause, kept)

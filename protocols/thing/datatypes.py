@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from protocols.errors import Reason, Refused
 
+Names = Mapping[str, str]  # what people see, by language ("en", "zh")
 Value = int | float | str | dict[str, "Value"] | list["Value"]  # what `coerce` gives back
 
 EXACT_INTEGER = 2**53  # beyond it a float64 column would store a neighbour
@@ -92,10 +93,11 @@ def _outside(where: str, value: float, minimum: float | None, maximum: float | N
 
 @dataclass(frozen=True, slots=True)
 class BoolType:
-    """0 or 1; true and false are taken as 1 and 0."""
+    """0 or 1; true and false are taken as 1 and 0. `names` holds the words for both by language."""
 
     labels: tuple[str, str] = ("", "")
     kind: str = "bool"
+    names: Mapping[int, Names] = field(default_factory=dict)
 
     def coerce(self, value: object, where: str = "value") -> int:
         """Raises `Refused` (WRONG_TYPE) naming `where`."""
@@ -106,10 +108,11 @@ class BoolType:
 
 @dataclass(frozen=True, slots=True)
 class EnumType:
-    """One of the integer keys of `labels`."""
+    """One of the integer keys of `labels`; `names` holds the words for a key by language."""
 
     labels: Mapping[int, str]
     kind: str = "enum"
+    names: Mapping[int, Names] = field(default_factory=dict)
 
     def coerce(self, value: object, where: str = "value") -> int:
         """Raises `Refused` (WRONG_TYPE, INTEGER_TOO_LARGE, OUT_OF_RANGE) naming `where`."""
@@ -155,10 +158,14 @@ class DateType:
 
 @dataclass(frozen=True, slots=True)
 class StructType:
-    """An object of declared fields; a field may be left out, an undeclared one is refused. Structs do not nest."""
+    """An object of declared fields; a field may be left out, an undeclared one is refused. Structs do not nest.
+
+    `names` holds the name of a field by language.
+    """
 
     fields: Mapping[str, "DataType"]
     kind: str = "struct"
+    names: Mapping[str, Names] = field(default_factory=dict)
 
     def coerce(self, value: object, where: str = "value") -> dict[str, Value]:
         """Raises `Refused` naming the field."""
@@ -191,6 +198,15 @@ class ArrayType:
 
 
 DataType = IntType | FloatType | BoolType | EnumType | TextType | DateType | StructType | ArrayType
+
+
+def words(data_type: DataType | None, language: str) -> Mapping[int, str]:
+    """What people read instead of the number of an enum or a bool, in `language` ("en", "zh") if the model has it; {} for other types."""
+    if not isinstance(data_type, EnumType | BoolType):
+        return {}
+    labels = data_type.labels if isinstance(data_type, EnumType) else dict(enumerate(data_type.labels))
+    named = {key: data_type.names.get(key, {}).get(language) or label for key, label in labels.items()}
+    return {key: word for key, word in named.items() if word}
 
 
 def is_numeric(data_type: DataType) -> bool:

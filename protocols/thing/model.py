@@ -3,7 +3,7 @@
 import copy
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from protocols.thing.datatypes import (
     EnumType,
     FloatType,
     IntType,
+    Names,
     StructType,
     TextType,
     Value,
@@ -27,6 +28,7 @@ from protocols.thing.datatypes import (
 T = TypeVar("T")
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_]{1,64}")
+_LABEL_KEY = re.compile(r"-?[0-9]{1,9}")
 _GENERATED_EVENT = "post"  # the SDKs read them, we derive them: not events and services of the product
 _GENERATED_SERVICES = ("set", "get")
 _RESERVED_EVENTS = ("property",)  # its topic would be the property post's
@@ -41,7 +43,7 @@ class Property:
     data_type: DataType
     access_mode: str = "r"
     required: bool = False
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Names = field(default_factory=dict)
 
     @property
     def writable(self) -> bool:
@@ -50,25 +52,28 @@ class Property:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event; `level` is "info", "alert" or "error"."""
+    """One event; `level` is "info", "alert" or "error". `output_names` holds the names of its arguments by language."""
 
     identifier: str
     name: str
     level: str
     output: Mapping[str, DataType]
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Names = field(default_factory=dict)
+    output_names: Mapping[str, Names] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One service; `call_type` is "sync" or "async"."""
+    """One service; `call_type` is "sync" or "async". `input_names` and `output_names` hold the names of its arguments by language."""
 
     identifier: str
     name: str
     call_type: str
     input: Mapping[str, DataType]
     output: Mapping[str, DataType]
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Names = field(default_factory=dict)
+    input_names: Mapping[str, Names] = field(default_factory=dict)
+    output_names: Mapping[str, Names] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -96,6 +101,21 @@ class ThingModel:
                 raise Refused(Reason.NOT_WRITABLE, f"{identifier}: the property is read only")
             values[identifier] = found.data_type.coerce(value, identifier)
         return values
+
+    def coerce_input(self, service: str, params: Mapping[str, object]) -> dict[str, Value]:
+        """The input of a service, coerced; every argument has to be there.
+
+        Raises `Refused` (UNKNOWN_IDENTIFIER, MISSING_PARAMETER, or the type's) naming what is wrong.
+        """
+        found = self.services.get(service)
+        if found is None:
+            raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{service[:64]}: no such service in the thing model")
+        for name in params:
+            if name not in found.input:
+                raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{service}.{name[:64]}: no such input of the service")
+        if missing := [name for name in found.input if name not in params]:
+            raise Refused(Reason.MISSING_PARAMETER, f"{service}: give a value for {', '.join(missing)}")
+        return {name: data_type.coerce(params[name], f"{service}.{name}") for name, data_type in found.input.items()}
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, ThingModel) and self.document == other.document)
@@ -175,8 +195,14 @@ def _event(entry: Mapping[str, object], path: str, identifier: str) -> Event:
         raise _bad(f"{path}.identifier", f"{identifier} is reserved")
     if identifier == _GENERATED_EVENT:
         return Event(identifier, "", "info", {})
-    level = _choice(entry, path, "type", ("info", "alert", "error"))
-    return Event(identifier, _text(entry, path, "name"), level, _arguments(entry, path, "outputData"), _names(entry, path))
+    return Event(
+        identifier=identifier,
+        name=_text(entry, path, "name"),
+        level=_choice(entry, path, "type", ("info", "alert", "error")),
+        output=_arguments(entry, path, "outputData"),
+        names=_names(entry, path),
+        output_names=_argument_names(entry, path, "outputData"),
+    )
 
 
 def _service(entry: Mapping[str, object], path: str, identifier: str) -> Service:
@@ -189,11 +215,18 @@ def _service(entry: Mapping[str, object], path: str, identifier: str) -> Service
         input=_arguments(entry, path, "inputData"),
         output=_arguments(entry, path, "outputData"),
         names=_names(entry, path),
+        input_names=_argument_names(entry, path, "inputData"),
+        output_names=_argument_names(entry, path, "outputData"),
     )
 
 
 def _arguments(root: Mapping[str, object], path: str, key: str) -> dict[str, DataType]:
     return _entries(root, path, key, "", lambda entry, where, _: _data_type(entry, where))
+
+
+def _argument_names(root: Mapping[str, object], path: str, key: str) -> dict[str, Names]:
+    found = _entries(root, path, key, "", lambda entry, where, _: _names(entry, where))
+    return {identifier: names for identifier, names in found.items() if names}
 
 
 def _data_type(entry: Mapping[str, object], path: str, inside: str = "") -> DataType:
@@ -210,15 +243,17 @@ def _typed(entry: Mapping[str, object], path: str, inside: str) -> DataType:
             return _float(_object(specs, at), at, str(kind))
         case "bool":
             labels = _object(specs, at)
-            return BoolType((_text(labels, at, "0"), _text(labels, at, "1")))
+            return BoolType((_text(labels, at, "0"), _text(labels, at, "1")), names=_label_names(entry, path, (0, 1)))
         case "enum":
-            return EnumType(_labels(_object(specs, at), at))
+            keys = _labels(_object(specs, at), at)
+            return EnumType(keys, names=_label_names(entry, path, keys))
         case "text":
             return TextType(_count(_object(specs, at), at, "length", 10_240))
         case "date":
             return DateType()
         case "struct" if inside != "struct":
-            return StructType(_fields(_list(specs, at), at))
+            fields = _list(specs, at)
+            return StructType(_fields(fields, at), names=_field_names(fields, at))
         case "array" if not inside:
             specs = _object(specs, at)
             item = _typed(_object(specs.get("item"), f"{at}.item"), f"{at}.item", "array")
@@ -239,6 +274,16 @@ def _fields(specs: list[object], path: str) -> dict[str, DataType]:
             raise _bad(f"{where}.identifier", f"{name} appears twice")
         fields[name] = _data_type(entry, where, "struct")
     return fields
+
+
+def _field_names(specs: list[object], path: str) -> dict[str, Names]:
+    found: dict[str, Names] = {}
+    for index, item in enumerate(specs):
+        where = f"{path}[{index}]"
+        entry = _object(item, where)
+        if names := _names(entry, where):
+            found[_identifier(entry, where)] = names
+    return found
 
 
 def _int(specs: Mapping[str, object], path: str) -> IntType:
@@ -287,7 +332,7 @@ def _count(specs: Mapping[str, object], path: str, key: str, default: int) -> in
 def _labels(specs: Mapping[str, object], path: str) -> dict[int, str]:
     labels: dict[int, str] = {}
     for key in specs:
-        if not re.fullmatch(r"-?[0-9]{1,9}", key):
+        if not _LABEL_KEY.fullmatch(key):
             raise _bad(f"{path}.{key[:20]}", "expected an integer key")
         labels[int(key)] = _text(specs, path, key)
     if not labels:
@@ -295,9 +340,24 @@ def _labels(specs: Mapping[str, object], path: str) -> dict[int, str]:
     return labels
 
 
+def _label_names(entry: Mapping[str, object], path: str, keys: Container[int]) -> dict[int, Names]:
+    """The words of a bool or an enum by key and language: `dataType.names`, beside the `specs` that the SDKs read."""
+    labels = _object(entry.get("names", {}), f"{path}.names")
+    found: dict[int, Names] = {}
+    for key in labels:
+        if not _LABEL_KEY.fullmatch(key) or int(key) not in keys:
+            raise _bad(f"{path}.names.{key[:20]}", "expected a key of specs")
+        found[int(key)] = _named(labels, key, f"{path}.names")
+    return found
+
+
 def _names(entry: Mapping[str, object], path: str) -> dict[str, str]:
-    names = _object(entry.get("names", {}), f"{path}.names")
-    return {language: _text(names, f"{path}.names", language) for language in names}
+    return _named(entry, "names", path)
+
+
+def _named(entry: Mapping[str, object], key: str, path: str) -> dict[str, str]:
+    names = _object(entry.get(key, {}), f"{path}.{key}")
+    return {language: _text(names, f"{path}.{key}", language) for language in names}
 
 
 def _identifier(entry: Mapping[str, object], path: str, key: str = "identifier") -> str:

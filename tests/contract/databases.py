@@ -9,9 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy import text
+
+import cloud.artefacts.tables
 import cloud.devices.tables
+import cloud.foundation.audit
+import cloud.foundation.idempotency
 import cloud.ingest.tables
 import cloud.products.tables
+import cloud.rollouts.tables
 import cloud.tenancy.tables  # noqa: F401 - the schema is that of every slice
 from cloud.foundation.db import Database
 
@@ -67,6 +73,20 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
     finally:
         server.stop()
         server.remove()
+
+
+@contextmanager
+def postgresql_database(server: str, name: str) -> Iterator[Database]:
+    """A new, empty database on a server of ours; `server` is its `url`."""
+    admin = Database(server + "postgres")
+    with admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    admin.close()
+    database = Database(server + name)
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 def sqlite_database(directory: Path) -> Database:

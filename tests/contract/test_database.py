@@ -10,18 +10,18 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import delete, func, insert, select, text, update
 
+from cloud.devices.commands import create_command, find_command
+from cloud.devices.lifecycle import Move
 from cloud.devices.model import CommandReply, PresenceChange
+from cloud.devices.moves import move_device
 from cloud.devices.registry import (
     count_online,
-    create_command,
     create_device,
-    find_command,
     find_device,
     find_route,
     list_devices,
     reported,
     search_devices,
-    set_enabled,
 )
 from cloud.devices.service import (
     apply_presence,
@@ -59,7 +59,7 @@ from cloud.tenancy.tables import TenantRow
 from protocols.edgelink.lanes import Lane
 from protocols.edgelink.stretches import STRETCH_MS, STRETCHES
 from protocols.errors import Broken, Reason, Refused
-from tests.contract.databases import postgresql_programs, postgresql_server, sqlite_database
+from tests.contract.databases import postgresql_database, postgresql_programs, postgresql_server, sqlite_database
 
 TSL = {"properties": [{"identifier": "Power", "name": "Power", "accessMode": "rw", "dataType": {"type": "int", "specs": {}}}]}
 VAULT = Vault(bytes(32))
@@ -80,13 +80,9 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     elif request.param == "sqlite-of-python":
         database = Database(f"sqlite:///{tmp_path / 'meta.db'}", sqlite_library=sqlite3)
     else:
-        server = request.getfixturevalue("postgresql")
-        name = f"t{abs(hash(request.node.name))}"
-        admin = Database(server + "postgres")
-        with admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        admin.close()
-        database = Database(server + name)
+        with postgresql_database(request.getfixturevalue("postgresql"), f"t{abs(hash(request.node.name))}") as database:
+            yield database
+        return
     yield database
     database.close()
 
@@ -178,7 +174,7 @@ def test_a_tenant_sees_and_changes_only_its_own_rows(database: Database) -> None
         assert product_names(work, {product_key}) == {}
         assert (newest_entries(work, 10), list_entries(work, Wanted(), 0, 10), count_held(work)) == ([], [], {})
         assert work.session.get(DeviceRow, device_id) is None
-        assert not set_enabled(work, product_key, "d1", False)
+        assert not move_device(work, product_key, "d1", Move.DISABLE, "two")
         assert work.session.scalar(select(func.count()).select_from(SiteRow)) == 0
         work.session.execute(delete(DeviceRow))
         work.session.execute(update(DeviceRow).values(enabled=False))

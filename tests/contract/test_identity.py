@@ -8,9 +8,11 @@ import pytest
 from cloud.devices.authorities import MOST_VALID, add_authority, list_authorities, retire_authority, trusted_authorities
 from cloud.devices.identity import confirm_devices, identity_of, reset_registration, rotate_secret, set_accepts
 from cloud.devices.importing import Fault, NewRow, Outcome, Result, import_devices
+from cloud.devices.lifecycle import Move
 from cloud.devices.model import Accepts, Credentials, PresenceChange
+from cloud.devices.moves import move_device
 from cloud.devices.registration import AGAIN_MS, DeviceRegistrar, register
-from cloud.devices.registry import list_devices, set_enabled
+from cloud.devices.registry import list_devices
 from cloud.devices.service import apply_presence, credentials_for
 from cloud.foundation.db import Database
 from cloud.foundation.problems import Problem
@@ -141,7 +143,7 @@ def test_a_claim_that_is_not_granted_has_its_code(database: Database) -> None:
     device_of(database, product.key, "off")
     device_of(database, product.key, "certified")
     with database.unit_of_work(ONE) as work:
-        set_enabled(work, product.key, "off", False)
+        move_device(work, product.key, "off", Move.DISABLE, "test")
         set_accepts(work, product.key, "certified", Accepts.CERTIFICATE)
         work.commit()
     assert product.refused(product.claim("off")) == (6204, Reason.NOT_AUTHORISED)

@@ -13,7 +13,7 @@ from cloud.settings import Settings
 from edge_agent.cli import app as edgectl
 from edge_agent.cli.init import configuration
 from firmware_sim.cli import app as fwsim
-from tests.docs import refusals
+from tests.docs import products, refusals
 
 PAGES = Path(__file__).parent.parent.parent / "docs" / "reference"
 
@@ -58,7 +58,10 @@ def api() -> str:
         "# HTTP API\n\n",
         "JSON over HTTP. The key goes into `Authorization: Bearer`. Times are epoch milliseconds; `from` and `to` also take RFC 3339.\n",
         "Every error is an RFC 9457 problem whose `detail` says what to do next. Lists answer `items` and `next` (the next `cursor`).\n",
-        "The OpenAPI document is at `/openapi.json`. Made by `python -m tests.docs.reference`.\n\n",
+        "Where the OpenAPI document names `If-None-Match` or `If-Match`, answers carry an `ETag`; where it names `Idempotency-Key`, a\n",
+        "request that is sent again within 24 h has no second effect and the same answer. The document is at `/openapi.json` and, for\n",
+        "this version, [here](openapi.json); nothing in it breaks a caller of the last release.\n",
+        "Made by `python -m tests.docs.reference`.\n\n",
         "| call | operation | what it does |\n|---|---|---|\n",
     ]
     for path, methods in document["paths"].items():
@@ -85,6 +88,7 @@ def pages() -> dict[Path, str]:
         PAGES / "command-lines.md": command_lines(),
         PAGES / "api.md": api(),
         PAGES / "edge-configuration.md": edge_configuration(),
+        PAGES / "products.md": products.page(),
         PAGES / "refusals.md": refusals.page(),
     }
 

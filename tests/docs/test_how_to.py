@@ -123,3 +123,16 @@ def identity_environment(cloud: Cloud) -> dict[str, str]:
         "HEARTHLINE_API_KEY": cloud.admin_key,
         "PRODUCT_KEY": cloud.product("Stove", tsl),
     }
+
+
+def test_a_thing_model_is_changed_in_a_draft_and_published(tmp_path: Path) -> None:
+    with Cloud(tmp_path, crash_points=False) as cloud:
+        environment = {"HEARTHLINE_API_URL": cloud.api_url, "HEARTHLINE_API_KEY": cloud.admin_key}
+        said = run("change-a-thing-model.md", tmp_path, 4, environment)
+    assert re.search(r"range_hood +Range hood +吸油烟机", said)
+    assert "It takes [0, 800], it took [0, 1000]: 1000" in said
+    assert "publishable: with_accept_breaking" in said
+    assert "it breaks devices: `draft publish --accept-breaking`" in said
+    assert "refused, as it should be" in said
+    assert re.search(r"^2 +published +the motor takes 800 W", said, re.MULTILINE), said
+    assert "2 versions of its thing model would be deleted; say --yes" in said

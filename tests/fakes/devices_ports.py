@@ -1,8 +1,8 @@
 """The ports of `cloud.devices`, in memory."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cloud.devices.model import Order
 from protocols.errors import TryAgain
 
 
@@ -12,20 +12,19 @@ class FakeDownlink:
 
     takes: bool = True
     error: TryAgain | None = None
-    sent: list[tuple[tuple[str, str], tuple[str, str] | None, str, Mapping[str, object]]] = field(default_factory=list)
+    sent: list[Order] = field(default_factory=list)
+    messages: list[tuple[tuple[str, str], str, bytes]] = field(default_factory=list)
 
-    async def deliver_command(
-        self,
-        target: tuple[str, str],
-        gateway: tuple[str, str] | None,
-        command_id: str,
-        method: str,
-        params: Mapping[str, object],
-        expires_ms: int,
-    ) -> bool:
+    async def deliver_command(self, order: Order) -> bool:
         if self.error is not None:
             raise self.error
-        self.sent.append((target, gateway, command_id, params))
+        self.sent.append(order)
+        return self.takes
+
+    async def deliver_message(self, target: tuple[str, str], topic: str, payload: bytes, qos: int = 0) -> bool:
+        if self.error is not None:
+            raise self.error
+        self.messages.append((target, topic, payload))
         return self.takes
 
 

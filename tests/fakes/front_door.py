@@ -12,7 +12,7 @@ from pathlib import Path
 import uvloop
 
 from cloud.access.worker import RECHECK_S, serve
-from cloud.devices.model import Credentials
+from cloud.devices.model import Credentials, SubDevice
 from cloud.foundation.bus import Bus
 from cloud.foundation.crashpoint import arm
 from cloud.foundation.health import serve_health
@@ -24,6 +24,8 @@ from protocols.mqtt.lobby import Bounds
 PRODUCT_KEY = "made-up"
 SECRET = b"0123456789abcdef0123456789abcdef"
 
+
+GATEWAY = (PRODUCT_KEY, "gw-alink")  # every device is in its topology
 
 _disabled: set[str] = set()
 _ids: dict[tuple[str, str], int] = {}
@@ -85,6 +87,7 @@ async def run(nats_url: str, token: str, port: int, stream_bytes: int, bounds: B
             listener=listener,
             bus=bus,
             credentials=lookup,
+            sub_devices=lambda keys: {key: SubDevice(found, lookup([GATEWAY])[GATEWAY].device_id) for key, found in lookup(keys).items()},
             tenants=tenants,
             metrics=metrics,
             stream_bytes=stream_bytes,

@@ -16,6 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from cloud.access.model import UPLINK_STREAM, Delivered, Downlink, Kind, encode_downlink
 from cloud.access.service import AccessDownlink, send_down
 from cloud.access.worker import RECHECK_S
+from cloud.devices.model import Order
 from cloud.foundation.bus import Bus
 from protocols.alink.credentials import sign
 from protocols.edgelink.frame import FrameHeader, encode_frame
@@ -289,9 +290,8 @@ def test_a_device_that_never_subscribed_gets_its_messages(nats: Nats, door: Door
         for name, qos in (("d1", 1), ("d1", 0), ("absent", 1)):
             data = await bus.request("access.deliver", encode_downlink(Downlink(PRODUCT_KEY, name, topic, b'{"id":"1"}', qos)))
             answers.append(msgspec.msgpack.decode(data, type=Delivered).delivered)
-        answers.append(
-            await AccessDownlink(bus).deliver_command((PRODUCT_KEY, "d1"), None, "7", "thing.service.property.set", {"on": 1}, 0)
-        )
+        order = Order(1, "7", (PRODUCT_KEY, "d1"), None, "thing.service.property.set", {"on": 1}, 0)
+        answers.append(await AccessDownlink(bus).deliver_command(order))
         await send_down(bus, [Downlink(PRODUCT_KEY, "d1", topic + "/late", b"batch"), Downlink(PRODUCT_KEY, "absent", topic, b"")])
         return answers
 
@@ -309,8 +309,8 @@ def test_a_gateway_gets_the_commands_of_the_devices_behind_it(nats: Nats, door: 
     gateway = RawClient(door.port, "gw-1", version=5).open()
 
     async def deliver(bus: Bus) -> bool:
-        downlink = AccessDownlink(bus)
-        return await downlink.deliver_command(("pk", "stove"), (PRODUCT_KEY, "gw-1"), "9", "thing.service.property.set", {"on": 1}, 5)
+        order = Order(1, "9", ("pk", "stove"), (PRODUCT_KEY, "gw-1"), "thing.service.property.set", {"on": 1}, 5)
+        return await AccessDownlink(bus).deliver_command(order)
 
     assert nats.on_bus(deliver)
     run = gateway.next()

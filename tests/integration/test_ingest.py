@@ -14,6 +14,7 @@ import cloud.devices.tables
 import cloud.products.tables
 import cloud.tenancy.tables  # noqa: F401 - the whole schema
 from cloud.access.model import DOWN_SUBJECT, UPLINK_STREAM, UPLINK_SUBJECT, Downlink, SessionRow, decode_downlinks
+from cloud.devices.answers import ANSWERS
 from cloud.devices.registry import create_device, reported
 from cloud.devices.service import device_facts
 from cloud.foundation.bus import Bus
@@ -21,6 +22,7 @@ from cloud.foundation.db import Database
 from cloud.foundation.metrics import Metrics
 from cloud.foundation.schema import upgrade
 from cloud.foundation.vault import Vault
+from cloud.ingest.answering import Answering
 from cloud.ingest.evaluation import Evaluator, open_message
 from cloud.ingest.model import SeriesBook
 from cloud.ingest.quarantine import Wanted, count_held, list_entries
@@ -88,7 +90,8 @@ class World:
     async def ingest(self) -> AsyncIterator[None]:
         bus = await self.nats.connect("ingest")
         trail = Trail(self.directory / "ingest.trail")
-        serving = serve(bus=bus, database=self.database, metrics=Metrics(), stream_bytes=64 * MEBIBYTE, trail=trail)
+        respond = Answering(Vault(b"k" * 32), ANSWERS)
+        serving = serve(bus=bus, database=self.database, metrics=Metrics(), stream_bytes=64 * MEBIBYTE, trail=trail, respond=respond)
         task = asyncio.create_task(serving)
         try:
             yield

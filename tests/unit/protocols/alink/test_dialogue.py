@@ -89,8 +89,8 @@ def test_an_unknown_event_is_answered_as_not_found() -> None:
 
 def test_the_answer_to_a_property_set_is_handed_on_and_not_answered() -> None:
     outcome = dialogue.handle("/sys/a1/d/thing/service/property/set_reply", b'{"id":"9001","code":200,"data":{}}', NOW)
-    assert outcome.set_reply is not None
-    assert (outcome.set_reply.id, outcome.set_reply.code) == ("9001", 200)
+    assert outcome.reply is not None
+    assert (outcome.reply.id, outcome.reply.code) == ("9001", 200)
     assert outcome.answer is None
     broken = dialogue.handle("/sys/a1/d/thing/service/property/set_reply", b"{", NOW)
     assert broken.refused is not None
@@ -118,7 +118,7 @@ def test_a_topic_that_is_not_for_the_device_to_send_on_is_refused_unanswered(top
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_every_topic_that_a_device_sends_on_is_understood_and_no_other(kind: Kind) -> None:
-    topic = Topic(kind, "a1", "d", "x" if kind in (Kind.EVENT_POST, Kind.EVENT_POST_REPLY, Kind.CUSTOM) else "")
+    topic = Topic(kind, "a1", "d", "x", "7")
     refused = dialogue.handle(str(topic), b"", NOW).refused
     unknown = refused is not None and refused.reason is Reason.UNKNOWN_TOPIC
     assert unknown == (topic.sender is Sender.SERVER)

@@ -6,20 +6,35 @@ from protocols.alink.topics import Kind, Sender, Topic, belongs_to, downlink_fil
 from protocols.errors import Reason, Refused
 from tests.fuzzing import fuzz
 
-PLAIN = (Kind.PROPERTY_POST, Kind.PROPERTY_POST_REPLY, Kind.PROPERTY_SET, Kind.PROPERTY_SET_REPLY)
+NAMED = (Kind.EVENT_POST, Kind.EVENT_POST_REPLY, Kind.SERVICE, Kind.SERVICE_REPLY)
+CALLED = (Kind.RRPC_REQUEST, Kind.RRPC_RESPONSE, Kind.BROADCAST_REQUEST)
+OF_NOBODY = (Kind.REGISTERED, Kind.REGISTERED_NO_WHITELIST)
+SPECIAL = (*NAMED, *CALLED, *OF_NOBODY, Kind.RRPC_SERVICE, Kind.RRPC_CUSTOM, Kind.BROADCAST, Kind.CUSTOM)
+PLAIN = tuple(kind for kind in Kind if kind not in SPECIAL)
 
 keys = st.from_regex(r"[A-Za-z0-9_\-.@:]{1,32}", fullmatch=True)
 product_keys = keys.filter(lambda key: key not in ("sys", "ext", "shadow", "ota", "broadcast", "edge"))
 events = st.from_regex(r"[A-Za-z0-9_:]{1,32}", fullmatch=True).filter(lambda name: name != "property")
+services = events.filter(lambda name: not name.endswith("_reply"))
+calls = st.integers(1, 2**32 - 1).map(str)
 custom = st.lists(keys, min_size=1, max_size=4).map("/".join)
 topics = st.one_of(
     st.builds(Topic, st.sampled_from(PLAIN), product_keys, keys),
     st.builds(Topic, st.sampled_from([Kind.EVENT_POST, Kind.EVENT_POST_REPLY]), product_keys, keys, events),
+    st.builds(Topic, st.sampled_from([Kind.SERVICE, Kind.SERVICE_REPLY]), product_keys, keys, services),
+    st.builds(Topic, st.sampled_from(CALLED), product_keys, keys, st.just(""), calls),
+    st.builds(Topic, st.just(Kind.RRPC_SERVICE), product_keys, keys, services, calls),
+    st.builds(Topic, st.just(Kind.RRPC_CUSTOM), product_keys, keys, custom, calls),
     st.builds(Topic, st.just(Kind.CUSTOM), product_keys, keys, custom),
+)
+everything = (
+    topics
+    | st.builds(Topic, st.just(Kind.BROADCAST), product_keys, st.just(""), custom)
+    | st.builds(Topic, st.sampled_from(OF_NOBODY), st.just(""), st.just(""))
 )
 
 
-@given(topics)
+@given(everything)
 def test_a_topic_survives_the_round_trip(topic: Topic) -> None:
     assert Topic.parse(str(topic)) == topic
 
@@ -76,8 +91,11 @@ def test_the_grammar_reads_the_vendors_topics(text: str, kind: Kind, name: str, 
     [
         "",
         "/",
-        "/sys/a1/d/thing/event/property/batch/post",
+        "/sys/a1/d/thing/event/property/other/post",
         "/sys/a1/d/thing/event//post",
+        "/sys/a1/d/thing/service/Blink/more",
+        "/broadcast/a1/",
+        "/ext/rrpc/7/a1/d/x",
         '/sys/a1/d/thing/event/a"b/post',
         "/sys/a1/d/thing/event/+/post",
         "/sys/a1/d/e/thing/event/property/post",
@@ -94,13 +112,35 @@ def test_other_topics_are_refused(text: str) -> None:
     assert refused.value.reason is Reason.UNKNOWN_TOPIC
 
 
-def test_every_kind_says_who_sends_it() -> None:
-    by_sender = {kind: Topic(kind, "a1", "d", "x").sender for kind in Kind}
-    assert {kind for kind, sender in by_sender.items() if sender is Sender.DEVICE} == {
-        Kind.PROPERTY_POST,
-        Kind.EVENT_POST,
-        Kind.PROPERTY_SET_REPLY,
-    }
+def test_a_reply_travels_the_other_way_than_its_request() -> None:
+    asked = [topic for kind in Kind if (topic := Topic(kind, "a1", "d", "x", "7")).reply is not None]
+    assert len(asked) > 30
+    for topic in asked:
+        assert topic.reply is not None
+        assert str(topic.reply) == f"{topic}_reply"
+        assert {topic.sender, topic.reply.sender} == {Sender.DEVICE, Sender.SERVER}
+        assert topic.reply.method == topic.method
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name", "call", "method"),
+    [
+        ("/sys/a1/d/thing/event/property/batch/post", Kind.BATCH_POST, "", "", "thing.event.property.batch.post"),
+        ("/sys/a1/d/thing/service/Blink", Kind.SERVICE, "Blink", "", "thing.service.Blink"),
+        ("/sys/a1/d/thing/service/Blink_reply", Kind.SERVICE_REPLY, "Blink", "", "thing.service.Blink"),
+        ("/ext/rrpc/77/sys/a1/d/thing/service/Blink", Kind.RRPC_SERVICE, "Blink", "77", "thing.service.Blink"),
+        ("/ext/rrpc/77/a1/d/user/x/y", Kind.RRPC_CUSTOM, "x/y", "77", ""),
+        ("/sys/a1/d/rrpc/response/77", Kind.RRPC_RESPONSE, "", "77", ""),
+        ("/ext/session/a1/d/combine/batch_login", Kind.BATCH_LOGIN, "", "", "combine.batch_login"),
+        ("/sys/a1/d/_thing/diag/post", Kind.DIAG_POST, "", "", "_thing.diag.post"),
+        ("/ota/device/inform/a1/d", Kind.OTA_INFORM, "", "", ""),
+        ("/shadow/get/a1/d", Kind.SHADOW_GET, "", "", ""),
+        ("/broadcast/a1/all/of/you", Kind.BROADCAST, "all/of/you", "", ""),
+    ],
+)
+def test_the_grammar_reads_what_travels_beside_the_properties(text: str, kind: Kind, name: str, call: str, method: str) -> None:
+    topic = Topic.parse(text)
+    assert (topic.kind, topic.product_key, topic.name, topic.call, topic.method) == (kind, "a1", name, call, method)
 
 
 @pytest.mark.parametrize(

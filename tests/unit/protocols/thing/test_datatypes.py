@@ -16,6 +16,7 @@ from protocols.thing.datatypes import (
     StructType,
     TextType,
     is_numeric,
+    words,
 )
 
 RANGE = IntType(minimum=-5, maximum=5)
@@ -125,3 +126,12 @@ def test_any_value_is_coerced_or_refused_and_coercing_twice_changes_nothing(data
 
 def test_text_struct_and_array_are_stored_as_json_everything_else_as_a_number() -> None:
     assert {data_type.kind for data_type in TYPES if not is_numeric(data_type)} == {"text", "struct", "array"}
+
+
+def test_words_are_of_the_language_or_else_of_the_model_and_only_enums_and_bools_have_some() -> None:
+    mode = EnumType({0: "auto", 3: "boost"}, names={0: {"en": "automatic", "zh": "自动"}, 3: {"en": "boost", "zh": ""}})
+    assert words(mode, "zh") == {0: "自动", 3: "boost"}
+    assert words(mode, "en") == {0: "automatic", 3: "boost"}
+    assert words(BoolType(("off", "on"), names={1: {"zh": "开"}}), "zh") == {0: "off", 1: "开"}
+    assert words(BoolType(), "zh") == {}
+    assert [words(data_type, "zh") for data_type in (None, IntType(), TIMER)] == [{}, {}, {}]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import Reason, Refused
-from protocols.thing.datatypes import ArrayType, EnumType, FloatType, IntType, StructType, TextType
+from protocols.thing.datatypes import ArrayType, BoolType, EnumType, FloatType, IntType, StructType, TextType
 from protocols.thing.model import parse_thing_model
 
 
@@ -54,6 +54,37 @@ def test_a_vendor_document_is_understood() -> None:
     assert model.properties["Timer"].data_type == StructType({"value": IntType(None, 9)})
     assert model.properties["Curve"].data_type == ArrayType(FloatType(kind="float"), 128)
     assert model.product_key == "a1"
+
+
+def named() -> dict[str, Any]:
+    """The same document with names where people look."""
+    document = tsl()
+    document["properties"][1]["dataType"]["names"] = {"0": {"en": "auto", "zh": "自动"}, "2": {"zh": "制冷"}}
+    document["properties"][2]["dataType"]["specs"][0]["names"] = {"en": "Seconds", "zh": "秒数"}
+    document["events"][1]["outputData"][0]["names"] = {"en": "Code", "zh": "代码"}
+    document["services"][2]["inputData"][0]["names"] = {"en": "Times", "zh": "次数"}
+    document["services"][2]["outputData"] = [{"identifier": "done", "names": {"zh": "完成"}, "dataType": {"type": "bool", "specs": {}}}]
+    document["functionBlocks"][0]["properties"][0]["dataType"]["names"] = {"1": {"zh": "开"}}
+    return document
+
+
+def test_labels_fields_and_arguments_have_names_by_language() -> None:
+    model = parse_thing_model(named())
+    assert model.properties["Mode"].data_type == EnumType(
+        {0: "auto", 2: "cool"}, names={0: {"en": "auto", "zh": "自动"}, 2: {"zh": "制冷"}}
+    )
+    assert model.properties["Timer"].data_type == StructType({"value": IntType(None, 9)}, names={"value": {"en": "Seconds", "zh": "秒数"}})
+    assert model.properties["oven:Light"].data_type == BoolType(names={1: {"zh": "开"}})
+    assert model.events["Alarm"].output_names == {"code": {"en": "Code", "zh": "代码"}}
+    blink = model.services["Blink"]
+    assert (blink.input_names, blink.output_names) == ({"times": {"en": "Times", "zh": "次数"}}, {"done": {"zh": "完成"}})
+    assert parse_thing_model(model.to_dict()) == model
+
+
+def test_a_document_without_names_has_none_anywhere() -> None:
+    model = parse_thing_model(tsl())
+    assert [event.output_names for event in model.events.values()] == [{}]
+    assert [(service.input_names, service.output_names) for service in model.services.values()] == [({}, {})]
 
 
 def test_generated_entries_are_not_events_or_services_of_the_product() -> None:
@@ -110,6 +141,14 @@ def broken(change: Any) -> str:
         (lambda d: d["properties"][0]["dataType"]["specs"].update(min="7000"), "$.properties[0].dataType.specs.min"),
         (lambda d: d["properties"][1]["dataType"].update(specs={}), "$.properties[1].dataType.specs"),
         (lambda d: d["properties"][1]["dataType"].update(specs={"a": "b"}), "$.properties[1].dataType.specs.a"),
+        (lambda d: d["properties"][1]["dataType"].update(names=[]), "$.properties[1].dataType.names"),
+        (lambda d: d["properties"][1]["dataType"].update(names={"1": {"zh": "b"}}), "$.properties[1].dataType.names.1"),
+        (lambda d: d["properties"][1]["dataType"].update(names={"x": {"zh": "b"}}), "$.properties[1].dataType.names.x"),
+        (lambda d: d["properties"][1]["dataType"].update(names={"0": "auto"}), "$.properties[1].dataType.names.0"),
+        (lambda d: d["properties"][1]["dataType"].update(names={"0": {"zh": 7}}), "$.properties[1].dataType.names.0.zh"),
+        (lambda d: d["properties"][2]["dataType"]["specs"][0].update(names={"zh": 7}), "$.properties[2].dataType.specs[0].names.zh"),
+        (lambda d: d["events"][1]["outputData"][0].update(names={"zh": []}), "$.events[1].outputData[0].names.zh"),
+        (lambda d: d["services"][2]["inputData"][0].update(names="x"), "$.services[2].inputData[0].names"),
         (
             lambda d: d["properties"][2]["dataType"]["specs"][0]["dataType"].update(type="struct"),
             "$.properties[2].dataType.specs[0].dataType.type",
