@@ -15,7 +15,7 @@ from protocols.edgelink.frame import FrameHeader, encode_frame
 from protocols.edgelink.lanes import Lane
 from protocols.edgelink.topics import EdgeChannel
 from protocols.errors import Reason
-from protocols.mqtt.codec import Connect, Disconnect, PingReq, PingResp, PublishRun, encode
+from protocols.mqtt.codec import Connect, Disconnect, Packet, PingReq, PingResp, PublishRun, encode
 from tests.e2e.platform import Cloud, wait_until
 from tests.fakes.maker import Maker
 from tests.integration.access_rig import RawClient
@@ -66,9 +66,13 @@ class TlsClient(RawClient):
 
     def lives(self) -> bool:
         self.sock.sendall(encode(PingReq()))
-        while isinstance(packet := self.next(20), PublishRun):  # the answer to a post
+        return isinstance(self.next_but_answers(20), PingResp)
+
+    def next_but_answers(self, timeout_s: float) -> Packet | PublishRun | None:
+        """The next packet that is no answer to a post."""
+        while isinstance(packet := self.next(timeout_s), PublishRun):
             pass
-        return isinstance(packet, PingResp)
+        return packet
 
 
 Add = Callable[[Maker], int]
@@ -111,7 +115,7 @@ def test_a_certificate_lets_its_device_in_and_one_authority_takes_over_from_anot
     assert second.code() == 0
     assert first.lives(), "both are in force during a rotation"
     assert api.delete(f"/v1/certificate-authorities/{number}").status_code == 204
-    assert first.next(60) == Disconnect(0x98)
+    assert first.next_but_answers(60) == Disconnect(0x98)
     assert second.lives()
     wait_until(lambda: TlsClient(cloud, "d1", product_key, by_old).code() == 0x86, 30, "the retired one lets nobody in")
     listed = {one["subject"]: one["retired"] for one in api.get("/v1/certificate-authorities").json()["items"]}
