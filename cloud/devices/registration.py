@@ -22,7 +22,7 @@ from cloud.products.registration import ProductProof, RegistrationMode, product_
 from cloud.products.service import owners
 from protocols.alink.codes import Code
 from protocols.alink.registration import Claim, Grant, RegistrationRefused, check_claim
-from protocols.errors import Reason, Refused
+from protocols.errors import Reason, Refused, TryAgain
 
 AGAIN_MS: Final = 600_000
 """So long a device that lost the answer may ask again."""
@@ -33,15 +33,53 @@ def register(database: Database, vault: Vault, claim: Claim, now: int | None = N
 
     Raises RegistrationRefused, whose code says why, and DatabaseAway.
     """
+    (answer,) = register_all(database, vault, [claim], now)
+    if isinstance(answer, Grant):
+        return answer
+    raise answer
+
+
+def register_all(
+    database: Database, vault: Vault, claims: Sequence[Claim], now: int | None = None
+) -> list[Grant | RegistrationRefused | DatabaseAway]:
+    """Many claims in one transaction, each answered by itself, in their order. Raises DatabaseAway when nobody was given anything."""
+    now = now_ms() if now is None else now
     with database.system_reading() as work:  # nobody who has not proved the product's secret takes the lock of writers
-        proof = _proved(work, vault, claim)
+        proofs = _proved_all(work, vault, claims)
+    answers: list[Grant | RegistrationRefused | DatabaseAway] = []
+    if all(isinstance(proof, RegistrationRefused) for proof in proofs):
+        return [proof for proof in proofs if isinstance(proof, RegistrationRefused)]
     with database.system() as work:
-        grant = _give(work.session, vault, claim, proof, now_ms() if now is None else now)
+        for claim, proof in zip(claims, proofs, strict=True):
+            try:
+                if isinstance(proof, RegistrationRefused):
+                    raise proof
+                with work.session.begin_nested():
+                    answers.append(_give(work.session, vault, claim, proof, now))
+            except (RegistrationRefused, DatabaseAway) as why:
+                answers.append(why)
         try:
             work.commit()
         except IntegrityError as error:
             raise _again(error) from error
-    return grant
+    return answers
+
+
+def _proved_all(work: UnitOfWork, vault: Vault, claims: Sequence[Claim]) -> list[ProductProof | RegistrationRefused]:
+    opened: dict[str, ProductProof | RegistrationRefused] = {}
+    for product_key in {claim.product_key for claim in claims}:
+        try:
+            opened[product_key] = _open_product(work, vault, product_key)
+        except RegistrationRefused as refused:
+            opened[product_key] = refused
+    proofs: list[ProductProof | RegistrationRefused] = []
+    for claim in claims:
+        proof = opened[claim.product_key]
+        try:
+            proofs.append(proof if isinstance(proof, RegistrationRefused) else _checked(claim, proof))
+        except RegistrationRefused as refused:
+            proofs.append(refused)
+    return proofs
 
 
 def register_behind(work: UnitOfWork, vault: Vault, tenant_id: int, key: tuple[str, str], now: int) -> Grant:
@@ -58,7 +96,7 @@ def register_behind(work: UnitOfWork, vault: Vault, tenant_id: int, key: tuple[s
 
 def register_by_product(work: UnitOfWork, vault: Vault, claim: Claim, now: int) -> Grant:
     """Check a claim that a gateway hands on, and give its device what it asks for. Raises RegistrationRefused; the caller commits."""
-    return _give(work.session, vault, claim, _proved(work, vault, claim), now)
+    return _give(work.session, vault, claim, _checked(claim, _open_product(work, vault, claim.product_key)), now)
 
 
 def _no_product(product_key: str) -> RegistrationRefused:
@@ -66,8 +104,7 @@ def _no_product(product_key: str) -> RegistrationRefused:
     return RegistrationRefused(Code.PRODUCT_UNKNOWN, Reason.UNKNOWN_PRODUCT, message)
 
 
-def _proved(work: UnitOfWork, vault: Vault, claim: Claim) -> ProductProof:
-    proof = _open_product(work, vault, claim.product_key)
+def _checked(claim: Claim, proof: ProductProof) -> ProductProof:
     check_claim(claim, proof.secret)
     if claim.token and proof.mode is not RegistrationMode.OPEN:
         message = f"product {claim.product_key} registers devices that were entered before: `regnwl` needs the mode `open`"
@@ -166,9 +203,9 @@ class DeviceRegistrar:
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database, self._vault = database, vault
 
-    def register(self, claim: Claim) -> Grant:
-        """Raises RegistrationRefused, DatabaseAway."""
-        return register(self._database, self._vault, claim)
+    def register(self, claims: Sequence[Claim]) -> Sequence[Grant | Refused | TryAgain]:
+        """Each claim's answer. Raises DatabaseAway."""
+        return register_all(self._database, self._vault, claims)
 
     def confirm(self, device_ids: Sequence[int]) -> None:
         """Raises DatabaseAway."""
