@@ -17,6 +17,7 @@ from paho.mqtt.properties import Properties
 
 from cloud.access.model import Delivered, Downlink, Kind, encode_downlink
 from cloud.access.service import AccessDownlink
+from cloud.devices.model import Order
 from cloud.foundation.bus import Bus
 from cloud.foundation.clock import now_ms
 from protocols.alink.credentials import sign
@@ -218,7 +219,8 @@ def test_a_command_is_not_sent_after_its_time_and_an_mqtt_5_device_is_told_until
         downlink, target = AccessDownlink(bus), (PRODUCT_KEY, "d1")
         method = "thing.service.property.set"
         times = {"1": now_ms() - 1, "2": now_ms() + 90_000}
-        return [await downlink.deliver_command(target, None, one, method, {"on": 1}, expires_ms) for one, expires_ms in times.items()]
+        orders = [Order(1, one, target, None, method, {"on": 1}, expires_ms) for one, expires_ms in times.items()]
+        return [await downlink.deliver_command(order) for order in orders]
 
     assert nats.on_bus(command) == [False, True]
     wait_for(lambda: device.received)
