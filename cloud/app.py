@@ -300,6 +300,7 @@ def build_api(
     from cloud.devices import identity_api, import_api
     from cloud.devices import registration_api as device_registration
     from cloud.devices import shadow_api as shadow
+    from cloud.devices import topology_api as topology
     from cloud.devices.registry import count_devices
     from cloud.foundation import api as foundation
     from cloud.foundation import problems
@@ -327,7 +328,19 @@ def build_api(
     state.depot, state.base_url, state.firmware_bytes = depot, base_url, firmware_bytes
     state.product_uses = {"devices": count_devices}
     problems.install(app, larger={"/v1/firmware": firmware_bytes, import_api.PATH_END: import_api.MOST_BYTES})
-    slices = (products, versions_api, library_api, product_registration, devices, identity_api, import_api, commands, shadow, firmware)
+    slices = (
+        products,
+        versions_api,
+        library_api,
+        product_registration,
+        devices,
+        identity_api,
+        import_api,
+        commands,
+        shadow,
+        topology,
+        firmware,
+    )
     for module in (foundation, *slices, telemetry, ingest, account, device_registration):
         app.include_router(module.router)
     return app
