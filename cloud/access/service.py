@@ -65,6 +65,8 @@ def downlink_of(order: Order) -> Downlink:
         topic = str(EdgeTopic(*order.gateway, EdgeChannel.DOWN_COMMAND))
         payload = encode_message(Command(order.command_id, *order.target, order.method, order.params, order.expires_ms))
         return Downlink(*order.gateway, topic, payload, qos=1)
+    if order.raw is not None:
+        return Downlink(*order.target, str(Topic(Kind.RAW_DOWN, *order.target)), order.raw, expires_ms=order.expires_ms)
     payload = encode_command(order.command_id, order.method, order.params)
     kind, name = command_topic(order.method)
     topic, modern = str(Topic(kind, *order.target, name)), ""

@@ -1,12 +1,12 @@
 """Routes of the shadow, of tags and of devices' own logs."""
 
 import asyncio
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from cloud.devices.commands import create_command, order_of
+from cloud.devices.commands import SET_METHOD, create_command, order_of
 from cloud.devices.device_log import log_of
 from cloud.devices.model import COMMAND_TTL_MS, CommandState, Device, Order, Route, Shadow
 from cloud.devices.ports import Downlink, Sessions
@@ -26,10 +26,9 @@ from protocols.alink.deviceinfo import LONGEST_KEY, LONGEST_VALUE
 from protocols.alink.shadow import MOST_ATTRIBUTES, shadow_content
 from protocols.alink.topics import Kind, Topic
 from protocols.errors import Reason, Refused, TryAgain
+from protocols.thing.raw_table import RawTable
 
 router = APIRouter(prefix="/v1/devices/{product_key}/{device_name}", tags=["shadow"])
-
-SET_METHOD: Final = "thing.service.property.set"
 
 
 class DesiredMeta(BaseModel):
@@ -164,14 +163,15 @@ def _change(
         delta = {name: value for name, value in delta_of(shadow).items() if name in wanted}
         route = find_route(work, device, lease_held=sessions.lease_held()) if delta and not shadow.spoken else None
         if route is not None:
-            order = _set_order(work, route, delta, caller.key_name)
+            order = _set_order(work, route, delta, caller.key_name, product.thing_model.raw_table)
         record(work.session, caller.tenant_id, caller.key_name, "desire", f"{product_key}/{device_name}", changes)
         work.commit()
     return shadow, device, order
 
 
-def _set_order(work: UnitOfWork, route: Route, delta: dict[str, object], by: str) -> Order:
-    command = create_command(work, route, SET_METHOD, delta, ttl_ms=COMMAND_TTL_MS, state=CommandState.SENT, requested_by=by)
+def _set_order(work: UnitOfWork, route: Route, delta: dict[str, object], by: str, table: RawTable | None) -> Order:
+    state = CommandState.SENT
+    command = create_command(work, route, SET_METHOD, delta, ttl_ms=COMMAND_TTL_MS, state=state, requested_by=by, table=table)
     return order_of(work, command, route)
 
 

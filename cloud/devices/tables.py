@@ -83,6 +83,7 @@ class CommandRow(TenantOwned, Model):
     is_call: Mapped[bool] = mapped_column(Boolean, server_default=false())
     requested_by: Mapped[str] = mapped_column(String(64), server_default="")
     sent_ms: Mapped[int | None] = mapped_column(BigInteger)
+    raw: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 class ShadowRow(Model):
