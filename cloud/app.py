@@ -297,7 +297,7 @@ def build_api(
 
     from cloud.devices import api as devices
     from cloud.devices import commands_api as commands
-    from cloud.devices import identity_api, import_api
+    from cloud.devices import groups_api, identity_api, import_api, messages_api, search_api
     from cloud.devices import registration_api as device_registration
     from cloud.devices import shadow_api as shadow
     from cloud.devices.registry import count_devices
@@ -309,6 +309,7 @@ def build_api(
     from cloud.products import library_api, versions_api
     from cloud.products import registration_api as product_registration
     from cloud.rollouts import api as firmware
+    from cloud.rollouts import configuration_api, jobs_api
     from cloud.telemetry import api as telemetry
     from cloud.tenancy.service import KnownKeys
 
@@ -327,8 +328,10 @@ def build_api(
     state.depot, state.base_url, state.firmware_bytes = depot, base_url, firmware_bytes
     state.product_uses = {"devices": count_devices}
     problems.install(app, larger={"/v1/firmware": firmware_bytes, import_api.PATH_END: import_api.MOST_BYTES})
-    slices = (products, versions_api, library_api, product_registration, devices, identity_api, import_api, commands, shadow, firmware)
-    for module in (foundation, *slices, telemetry, ingest, account, device_registration):
+    of_products = (products, versions_api, library_api, product_registration)
+    of_devices = (messages_api, search_api, groups_api, devices, identity_api, import_api, commands, shadow)
+    delivered = (firmware, configuration_api, jobs_api)
+    for module in (foundation, *of_products, *of_devices, *delivered, telemetry, ingest, account, device_registration):
         app.include_router(module.router)
     return app
 
@@ -404,10 +407,12 @@ class Ready:
 def prepare_directory(settings: Settings) -> str | None:
     """Make what the data directory lacks: secrets, schema, the first tenant. Returns its admin key if it was made now."""
     # (the tables of every slice, so that the schema is known to be whole)
+    import cloud.artefacts.tables
     import cloud.devices.tables
     import cloud.foundation.idempotency
     import cloud.ingest.tables
     import cloud.products.tables
+    import cloud.rollouts.tables
     import cloud.tenancy.tables  # noqa: F401
     from cloud.foundation.schema import upgrade
     from cloud.tenancy.service import create_first_tenant

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 import msgspec
 
 from cloud.access.model import (
+    BROADCAST_SUBJECT,
     DELIVER_SUBJECT,
     DOWN_SUBJECT,
     REPLAY_SUBJECT,
+    Broadcast,
     Delivered,
     Downlink,
+    Reached,
     ReplayAnswer,
     ReplayRequest,
     encode_downlink,
@@ -24,9 +27,11 @@ from protocols.edgelink.topics import EdgeChannel, EdgeTopic
 
 DELIVER_TIMEOUT_S = 3.0
 REPLAY_TIMEOUT_S = 6.0
+BROADCAST_TIMEOUT_S = 20.0
 
 _decode_replayed = msgspec.msgpack.Decoder(ReplayAnswer).decode
 _decode_delivered = msgspec.msgpack.Decoder(Delivered).decode
+_decode_reached = msgspec.msgpack.Decoder(Reached).decode
 
 
 async def send_down(bus: Bus, messages: Sequence[Downlink]) -> None:
@@ -57,6 +62,18 @@ class AccessDownlink:
         message = Downlink(*target, topic, payload, qos)
         answer = await self._bus.request(DELIVER_SUBJECT, encode_downlink(message), timeout_s=DELIVER_TIMEOUT_S)
         return _decode_delivered(answer).delivered
+
+    async def tell_all(self, product_key: str, kind: Kind, payload: bytes, qos: int = 0, *, call: str = "") -> int:
+        """Each connected device of a product, on its own topic of this kind."""
+        return await self._broadcast(Broadcast(product_key, payload, qos, kind=kind.value, call=call))
+
+    async def tell_subscribers(self, product_key: str, topic: str, payload: bytes, qos: int = 0) -> int:
+        """Those that subscribed `topic`."""
+        return await self._broadcast(Broadcast(product_key, payload, qos, topic=topic))
+
+    async def _broadcast(self, message: Broadcast) -> int:
+        answer = await self._bus.request(BROADCAST_SUBJECT, msgspec.msgpack.encode(message), timeout_s=BROADCAST_TIMEOUT_S)
+        return _decode_reached(answer).devices
 
 
 def downlink_of(order: Order) -> Downlink:

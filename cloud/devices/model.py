@@ -208,6 +208,16 @@ class Tag:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """A named set of devices, and how many it holds."""
+
+    group_id: int
+    name: str
+    created_ms: int
+    devices: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogEntry:
     """One line of a device's own log; `time` as the device wrote it."""
 

@@ -13,8 +13,15 @@ from cloud.devices.service import complete_commands
 from tests.integration.api_rig import TSL, Rig, api_rig, problem
 
 TABLE: dict[str, Any] = {
-    "down": [{"prefix": "05", "fields": [{"identifier": "Level", "offset": 1, "type": "u8"}], "id": {"offset": 2}, "checksum": {"type": "sum8"}}]
-}  # fmt: skip
+    "down": [
+        {
+            "prefix": "05",
+            "fields": [{"identifier": "Level", "offset": 1, "type": "u8"}],
+            "id": {"offset": 2},
+            "checksum": {"type": "sum8"},
+        }
+    ]
+}
 
 
 @pytest.fixture

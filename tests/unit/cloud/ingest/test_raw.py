@@ -43,7 +43,7 @@ def test_bytes_become_rows_and_are_answered_as_the_table_says() -> None:
 
 def test_an_event_is_kept_and_an_answer_ends_its_command() -> None:
     effects = evaluate(evaluator(WITH_TABLE), batch(bytes.fromhex("0204"), topic=UP), batch(bytes.fromhex("030000004d"), topic=REPLY))
-    assert [text.value for text in effects.append.texts] == ['{"zone":4}']
+    assert [text.json for text in effects.append.texts] == ['{"zone":4}']
     assert [(one.command_id, one.from_device, one.code) for one in effects.commands] == [("77", STOVE.device_id, 200)]
     assert effects.downlinks == []
     assert effects.quarantined == []
