@@ -311,6 +311,7 @@ def build_api(
     from cloud.rollouts import api as firmware
     from cloud.rollouts import configuration_api, jobs_api
     from cloud.telemetry import api as telemetry
+    from cloud.telemetry import events_api
     from cloud.tenancy.service import KnownKeys
 
     app = FastAPI(
@@ -331,7 +332,7 @@ def build_api(
     of_products = (products, versions_api, library_api, product_registration)
     of_devices = (messages_api, search_api, groups_api, devices, identity_api, import_api, commands, shadow)
     delivered = (firmware, configuration_api, jobs_api)
-    for module in (foundation, *of_products, *of_devices, *delivered, telemetry, ingest, account, device_registration):
+    for module in (foundation, *of_products, *of_devices, *delivered, telemetry, events_api, ingest, account, device_registration):
         app.include_router(module.router)
     return app
 

@@ -47,7 +47,7 @@ class Talker:
 
     def send(self, topic: str, message: object) -> list[Downlink]:
         """A message on any topic; everything that leaves because of it."""
-        return self.answered(topic, msgspec.json.encode(message)).downlinks
+        return [*self.answered(topic, msgspec.json.encode(message)).downlinks]
 
     def answered(self, topic: str, payload: bytes) -> Answered:
         key = (self.product_key, self.device_name)

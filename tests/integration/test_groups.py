@@ -95,7 +95,7 @@ async def test_a_search_comes_in_pages_and_counts_when_asked(rig: Rig) -> None:
         await rig.device(rig.one, product_key, f"d{n}")
     names, cursor, pages = [], None, 0
     while pages == 0 or cursor is not None:
-        asked = {"limit": 2, "q": "d", "total": True} | ({"cursor": cursor} if cursor else {})
+        asked: dict[str, Any] = {"limit": 2, "q": "d", "total": True} | ({"cursor": cursor} if cursor else {})
         page = (await rig.one.get("/v1/devices", params=asked)).json()
         names += [item["device_name"] for item in page["items"]]
         cursor, pages = page["next"], pages + 1
