@@ -1,6 +1,8 @@
 """Raw tables: what is told down comes back up, any bytes are read or refused by name, and a wrong table says where."""
 
+import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -245,3 +247,19 @@ def test_a_wrong_table_is_refused_with_its_path(table: Any, path: str) -> None:
 def test_the_table_is_kept_with_the_thing_model() -> None:
     assert MODEL.to_dict()["rawTable"] == TABLE
     assert parse_thing_model(MODEL.to_dict()) == MODEL
+
+
+def test_the_example_of_the_reference_page_reads_as_it_says() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "reference" / "raw-tables.md").read_text(encoding="utf-8")
+    table = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    event = {**ALARM, "identifier": "overheated"}
+    described = parse_thing_model({"properties": PROPERTIES, "events": [event], "rawTable": table})
+    assert described.raw_table is not None
+    assert "`0100d70108a9ae`" in page
+    assert "`100000004d015e`" in page
+    post = read_raw(described, bytes.fromhex("0100d70108a9ae"))
+    assert (post.values, post.answer) == ({"temperature": 21.5, "mode": 7, "on": 1}, bytes.fromhex("8100"))
+    assert encode(described.raw_table, {"mode": 7}, 77).hex() == "100000004d015e"
+    done = read_raw(described, bytes.fromhex("030000004d00")).reply
+    assert done is not None
+    assert (done.id, done.code) == ("77", 200)
