@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup setup-run demo test check bench fuzz models faults ci-deps lock clean
+.PHONY: setup setup-run demo test check bench fuzz models faults ci-deps clients lock clean
 
 setup: $(VENV)/.dev            ## what tests and development need
 setup-run: $(VENV)/.run        ## what the demo runs, no more
@@ -53,7 +53,24 @@ faults: setup                  ## every fault of the matrix and its mutants, hal
 
 ci-deps: setup                 ## Debian packages for the suites that need them (root)
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium e2fsprogs faketime fiu-utils fonts-noto-cjk mosquitto postgresql victoria-metrics
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium e2fsprogs faketime fiu-utils fonts-noto-cjk mosquitto mosquitto-clients postgresql victoria-metrics
+	$(MAKE) clients
+
+# Other people's clients, each in an environment of its own: the vendor's SDKs ask for libraries that we do not have.
+clients: build/clients/linkkit/.done build/clients/node/.done  ## the vendor's device SDKs, for the tests with real clients
+
+build/clients/linkkit/.done: tests/clients/linkkit.txt
+	rm -rf build/clients/linkkit
+	$(PYTHON) -m venv build/clients/linkkit
+	build/clients/linkkit/bin/python -m pip --disable-pip-version-check -q install --no-build-isolation --require-hashes -r tests/clients/linkkit.txt
+	touch $@
+
+build/clients/node/.done: tests/clients/node/package.json tests/clients/node/package-lock.json
+	rm -rf build/clients/node
+	mkdir -p build/clients/node
+	cp tests/clients/node/package.json tests/clients/node/package-lock.json build/clients/node/
+	if command -v npm > /dev/null; then cd build/clients/node && npm ci --ignore-scripts --no-audit --no-fund --silent; fi
+	touch $@
 
 lock:                          ## resolve again; needs `uv` on PATH
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header -p 3.11 -q --upgrade \

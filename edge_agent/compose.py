@@ -124,6 +124,7 @@ async def compose(settings: Settings, scorer: Scorer | None = None) -> Agent:
         window=uplink.window,
         tls=uplink.tls,
         ca_file=uplink.ca_file,
+        certificate=uplink.certificate,
     )
 
     async def told_time(cloud_ms: int, give_or_take_ms: int) -> None:

@@ -54,6 +54,8 @@ class Uplink:
     bulk_hours: DailyHours
     start_spread_s: int
     reconnect_max_s: int
+    certificate: tuple[Path, Path] | None
+    """The gateway's own, which it shows the platform, and its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +141,19 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     section.finish()
 
     section = Section(root.take("uplink"), "uplink", environ)
+    ca_file, tls = _tls(section, home)
     uplink = Uplink(
         section.text("host"),
         section.integer("port", 1883, low=1, high=65535),
         section.integer("keepalive_s", 30, low=2, high=1200),
         section.integer("window", 16, low=1, high=1024),
-        *_tls(section, home),
+        ca_file,
+        tls,
         section.integer("bandwidth_kbit_s", 0, low=0, high=10_000_000) * 125.0,
         DailyHours(_minute(section, "bulk_from", "00:00"), _minute(section, "bulk_to", "24:00")),
         section.integer("start_spread_s", 30, low=0, high=3_600),
         section.integer("reconnect_max_s", 30, low=1, high=3_600),
+        _certificate(section, home, tls),
     )
     section.finish()
 
@@ -203,6 +208,23 @@ def _tls(section: Section, home: Path) -> tuple[Path | None, bool]:
     if not tls:
         raise refuse(section.key("tls"), "is false, and ca_file is given: take one of them out")
     return file, tls
+
+
+def _certificate(section: Section, home: Path, tls: bool) -> tuple[Path, Path] | None:
+    name, key_name = section.optional("certificate_file"), section.optional("certificate_key_file")
+    if name is None and key_name is None:
+        return None
+    if name is None or key_name is None:
+        raise refuse(section.key("certificate_file"), "and certificate_key_file are given together, or neither")
+    if not tls:
+        raise refuse(section.key("certificate_file"), "is shown over TLS: give ca_file or tls too")
+    files = home / name, home / key_name
+    try:
+        ssl.create_default_context().load_cert_chain(*files)
+    except (OSError, ssl.SSLError) as problem:
+        hint = "give the certificate that your authority issued for this gateway, and the key it was issued for"
+        raise refuse(section.key("certificate_file"), f"{files[0]} and its key cannot be used ({problem}); {hint}") from problem
+    return files
 
 
 def _minute(section: Section, key: str, usual: str) -> int:

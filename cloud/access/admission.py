@@ -18,6 +18,7 @@ from protocols.errors import Reason, Refused, TryAgain
 from protocols.mqtt.packets import Connect, ConnectCode
 
 TOGETHER: Final = 500
+LATER_TOGETHER: Final = 100  # of the second line at most so many: who registers waits for a write, and gives up after 5 s
 SUSPECTS_TOGETHER: Final = 50  # of these at least so many from addresses where much has failed: nobody waits for ever
 
 
@@ -146,7 +147,7 @@ class Admission(Generic[Asker]):
     def _next(self) -> list[Request[Asker]]:
         room = TOGETHER - min(len(self._suspects), SUSPECTS_TOGETHER)
         now, self._line = self._line[:room], self._line[room:]
-        room = TOGETHER - len(now)
+        room = min(TOGETHER - len(now), LATER_TOGETHER)
         now += self._suspects[:room]
         del self._suspects[:room]
         if not self._line and not self._suspects:
@@ -163,24 +164,27 @@ class Admission(Generic[Asker]):
             get_logger().warning("admission.unavailable", error=str(error))
             return [Denied(ConnectCode.UNAVAILABLE)] * len(line)
         now = now_ms()
-        verdicts: list[Verdict] = [
-            judge(asked.connect, known, asked.certificate, self._trust, now) if claim is None else self._register(claim)
-            for asked, claim in zip(line, claims, strict=True)
-        ]
+        registered = iter(self._register([claim for claim in claims if isinstance(claim, Claim)]))
+        verdicts: list[Verdict] = []
+        for asked, claim in zip(line, claims, strict=True):
+            if claim is None:
+                verdicts.append(judge(asked.connect, known, asked.certificate, self._trust, now))
+            else:
+                verdicts.append(next(registered) if isinstance(claim, Claim) else claim)
         return self._confirmed(verdicts)
 
-    def _register(self, claim: Claim | Denied) -> Grant | Denied:
-        if isinstance(claim, Denied):
-            return claim
+    def _register(self, claims: list[Claim]) -> list[Grant | Denied]:
+        if not claims:
+            return []
         if self._registrar is None:
-            return Denied(ConnectCode.BAD_CREDENTIALS, Reason.REGISTRATION_CLOSED, "nobody registers here: give the device its secret")
+            closed = Denied(ConnectCode.BAD_CREDENTIALS, Reason.REGISTRATION_CLOSED, "nobody registers here: give the device its secret")
+            return [closed] * len(claims)
         try:
-            return self._registrar.register(claim)
-        except Refused as refused:
-            return _unregistered(refused)
+            answers = self._registrar.register(claims)
         except TryAgain as error:
             get_logger().warning("registration.unavailable", error=str(error))
-            return Denied(ConnectCode.UNAVAILABLE)
+            return [Denied(ConnectCode.UNAVAILABLE)] * len(claims)
+        return [_unregistered(answer) if isinstance(answer, Exception) else answer for answer in answers]
 
     def _confirmed(self, verdicts: list[Verdict]) -> list[Verdict]:
         """A device that comes with what registration gave it cannot register again: that is written before it is let in."""
@@ -203,7 +207,9 @@ def _claim(connect: Connect) -> Claim | Denied | None:
         return _unregistered(refused)
 
 
-def _unregistered(refused: Refused) -> Denied:
+def _unregistered(refused: Refused | TryAgain) -> Denied:
+    if isinstance(refused, TryAgain):
+        return Denied(ConnectCode.UNAVAILABLE)
     code = f"registration refused ({refused.code:d}): " if isinstance(refused, RegistrationRefused) else ""
     return Denied(ConnectCode.BAD_CREDENTIALS, refused.reason, f"{code}{refused}")
 

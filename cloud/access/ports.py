@@ -5,7 +5,7 @@ from typing import Protocol
 
 from cloud.devices.model import Credentials, SubDevice, TrustedAuthority
 from protocols.alink.registration import Claim, Grant
-from protocols.errors import Broken, TryAgain
+from protocols.errors import Broken, Refused, TryAgain
 
 CredentialLookup = Callable[[Sequence[tuple[str, str]]], Mapping[tuple[str, str], Credentials]]
 """Credentials by (product key, device name), pairs that do not exist left out; called in a thread. Raises TryAgain."""
@@ -24,8 +24,8 @@ AuthorityLookup = Callable[[], Sequence[TrustedAuthority]]
 class Registrar(Protocol):
     """Who gives devices their secrets. Both calls are made in a thread, and raise TryAgain."""
 
-    def register(self, claim: Claim) -> Grant:
-        """What the device is given; the same again while it has not used it. Raises Refused saying why it is given nothing."""
+    def register(self, claims: Sequence[Claim]) -> Sequence[Grant | Refused | TryAgain]:
+        """What each device is given, the same while it has not used it, or why it is given nothing (Refused) or not now (TryAgain)."""
         ...
 
     def confirm(self, device_ids: Sequence[int]) -> None:

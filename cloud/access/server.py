@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
     def hand_over(self, grant: Grant) -> None:
         """The CONNECT asked for a secret: push it, subscribed or not. No session of the device begins; it may publish nothing."""
         self.leave_by, self.certificate = time.monotonic() + REGISTERED_S, None
-        events = self.session.accept(receive_maximum=1, allow_filter=lambda text: text == grant.topic)
+        events = self.session.accept(receive_maximum=IN_FLIGHT_MESSAGES, allow_filter=lambda text: text == grant.topic)
         self.session.deliver(grant.topic, grant.to_bytes())
         self.handle(events)
 

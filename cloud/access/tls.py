@@ -19,10 +19,11 @@ from cloud.access.refusals import Client
 from cloud.access.server import Connection
 from cloud.foundation.logs import get_logger
 from protocols.errors import PlatformError, TryAgain
+from protocols.mqtt.lobby import no_room
 
 HANDSHAKE_S: Final = 20.0
 HANDSHAKES: Final = 4_000
-"""At once; beyond them new clients wait in the kernel's line."""
+"""At once; beyond them the oldest is closed, so that connections which never finish keep nobody out."""
 RENEW_S: Final = 3_600.0
 NO_FILES_S: Final = 1.0
 """After an accept that failed for want of file descriptors or memory."""
@@ -75,32 +76,36 @@ class Authorities:
             get_logger().error("access.authority_not_loaded", error=str(error), pem=pem)
 
 
-async def take(door: FrontDoor, tls: Tls) -> None:
-    """Accept connections for ever; each shakes hands in a task of its own, at most `HANDSHAKES` at once and `HANDSHAKE_S` long."""
+async def take(door: FrontDoor, tls: Tls, most: int = HANDSHAKES) -> None:
+    """Accept connections for ever; each shakes hands in a task of its own, at most `most` at once and `HANDSHAKE_S` long."""
     loop = asyncio.get_running_loop()
     tls.listener.setblocking(False)
-    room = asyncio.Semaphore(HANDSHAKES)
+    shaking: dict[asyncio.Task[None], str] = {}  # oldest first, with its address
     async with asyncio.TaskGroup() as tasks:
         while True:
-            await room.acquire()
             try:
                 sock, peer = await loop.sock_accept(tls.listener)
             except OSError as error:
-                room.release()
                 if error.errno in _EXHAUSTED:
                     get_logger().warning("access.accept_failed", error=str(error))
                     await asyncio.sleep(NO_FILES_S)
                 continue  # else a client that has gone again
-            shaking = tasks.create_task(_shake_hands(door, tls.context, sock, peer), name="access.handshake")
-            shaking.add_done_callback(lambda _: room.release())
+            if len(shaking) >= most:
+                oldest = next(iter(shaking))
+                door.refuse(Client(shaking.pop(oldest)), no_room(most))
+                oldest.cancel()
+            address = f"{peer[0]}:{peer[1]}"
+            task = tasks.create_task(_shake_hands(door, tls.context, sock, address), name="access.handshake")
+            shaking[task] = address
+            task.add_done_callback(lambda done: shaking.pop(done, None))
 
 
-async def _shake_hands(door: FrontDoor, context: ssl.SSLContext, sock: socket.socket, peer: tuple[object, ...]) -> None:
+async def _shake_hands(door: FrontDoor, context: ssl.SSLContext, sock: socket.socket, address: str) -> None:
     loop = asyncio.get_running_loop()
     try:
         await loop.connect_accepted_socket(lambda: Connection(door), sock, ssl=context, ssl_handshake_timeout=HANDSHAKE_S)
     except ssl.SSLCertVerificationError as error:
-        door.refuse(Client(f"{peer[0]}:{peer[1]}"), refused_in_handshake(error.verify_code, error.verify_message))
+        door.refuse(Client(address), refused_in_handshake(error.verify_code, error.verify_message))
     except OSError:  # plain MQTT, a scanner, a client that does not trust us: it hears so from TLS
         return
     except Exception as error:  # noqa: BLE001 - one connection must not end the door

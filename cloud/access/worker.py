@@ -62,8 +62,8 @@ OTHER_FILES = 256  # that the process needs beside its connections
 NOTES_S = 1.0  # between looks at what else was refused; what is refused for the first time is noted at once
 REPLAY_S = 4.0  # for a replayed message to get on disk
 LOOKUPS_S = 0.05  # between lookups of whose quarantine it belongs to
-RECHECK_S = 30.0  # in which every session is held against the registry once, whether a change of it was heard of or not
-RECHECKED_TOGETHER = 500
+RECHECK_S = 20.0  # of a round in which sessions are held against the registry, heard of or not; a new one may be first seen in the next
+RECHECKED_TOGETHER = 100  # a few ms of the interpreter: who posts meanwhile does not notice
 TOLD_TOGETHER = 200  # of a broadcast, before others get a turn
 
 # A device that asked for no keepalive and lost its power is noticed by the kernel, after four minutes.
@@ -315,7 +315,7 @@ class _BusSide:
             await self._check([key for key, one in sessions if one.credentials is not None and one.credentials.proof_until_ms is not None])
 
     async def look_again(self, every_s: float) -> None:
-        """Hold every session against the registry once in `every_s`, in small portions, for ever: an event may be lost."""
+        """Hold every session against the registry, in rounds of `every_s` and small portions, for ever: an event may be lost."""
         while True:
             keys = [*self._door.all_keys()]
             portions = [keys[start : start + RECHECKED_TOGETHER] for start in range(0, len(keys), RECHECKED_TOGETHER)] or [[]]

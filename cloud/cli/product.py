@@ -1,5 +1,6 @@
 """`hearthline product`: products, their thing models and the standard library, over the API."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ def create_product(
     tsl: Annotated[str | None, typer.Argument(help="The thing model, a TSL JSON file; - reads stdin. Or --library.")] = None,
     library: Annotated[str | None, typer.Option(help="Take this model; `hearthline product library` lists them.")] = None,
     gateway: Annotated[bool, typer.Option("--gateway", help="Its devices carry sub-devices.")] = False,
+    product_key: Annotated[str | None, typer.Option(help="The key that its firmware carries from another cloud; else one is made.")] = None,
     description: str = "",
     api_url: UrlOption = URL,
     output: OutputOption = Output.TABLE,
@@ -29,6 +31,7 @@ def create_product(
     if (tsl is None) == (library is None):
         fail("give either a TSL file or --library KEY; `hearthline product library` lists the keys", 2)
     body: dict[str, Any] = {"name": name, "description": description, "node_type": "gateway" if gateway else "device"}
+    body |= {} if product_key is None else {"product_key": product_key}
     body |= {"library": library} if tsl is None else {"tsl": draft.read_tsl(tsl)}
     product = call("POST", api_url, key, "/v1/products", body)
     show([{"product_key": product["product_key"], "name": product["name"]}], output)
@@ -54,9 +57,19 @@ def registration(
 
 
 @app.command("secret")
-def rotate_product_secret(product_key: str, key: KeyOption, api_url: UrlOption = URL, output: OutputOption = Output.TABLE) -> None:
-    """Give a product a new secret for its firmware, shown this once; the old one registers nobody any more."""
-    show([call("POST", api_url, key, f"/v1/products/{product_key}/registration/secret", {})], output)
+def rotate_product_secret(
+    product_key: str,
+    key: KeyOption,
+    own: Annotated[Path | None, typer.Option("--from", help="A file with the secret that firmware in the field carries.")] = None,
+    api_url: UrlOption = URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give a product a new secret for its firmware, shown this once, or the one it carries; the old one registers nobody any more."""
+    try:
+        body = {} if own is None else {"product_secret": own.read_text(encoding="utf-8").strip()}
+    except OSError as error:
+        fail(f"{own} cannot be read: {error}", 1)
+    show([call("POST", api_url, key, f"/v1/products/{product_key}/registration/secret", body)], output)
 
 
 @app.command("show")

@@ -11,11 +11,13 @@ from cloud.devices.conversation import Handler, Talk
 from cloud.devices.device_log import add_diagnosis, add_log, log_mode
 from cloud.devices.model import RegistryChange
 from cloud.devices.moves import freed_by_device
+from cloud.devices.registration import register_behind, register_by_product
 from cloud.devices.service import credentials_in
 from cloud.devices.shadow import delete_desired, desired_values, document_of, load_shadow, set_spoken, store_document
 from cloud.devices.tags import delete_tags, set_tags
 from protocols.alink.codes import Answer, Code
 from protocols.alink.deviceinfo import clock_answer, log_content, reduced_tsl
+from protocols.alink.registration import RegistrationRefused, claim_of_form
 from protocols.alink.shadow import ShadowRefused, apply_shadow_message, shadow_content, shadow_done, shadow_failed
 from protocols.alink.topics import Kind
 from protocols.alink.topology import names
@@ -124,6 +126,35 @@ def _on_topo_get(talk: Talk) -> Answer:
     return Answer(data=_encode(names(topology.sub_devices_of(talk.session, talk.device_id))))
 
 
+def _on_sub_register(talk: Talk) -> Answer:
+    """All of them or none."""
+    given = []
+    try:
+        with talk.session.begin_nested():
+            for pair in talk.params:
+                grant = register_behind(talk.work, talk.vault, talk.tenant_id, pair.key, talk.received_ms)
+                given.append({"iotId": "/".join(pair.key), **names([pair.key])[0], "deviceSecret": grant.device_secret})
+    except RegistrationRefused as refused:
+        return Answer(refused.code, message=str(refused))
+    return Answer(data=_encode(given))
+
+
+def _on_product_register(talk: Talk) -> Answer:
+    """Each by itself: what was given, and why not."""
+    given, failed = [], []
+    for proxied in talk.params.proxieds:
+        pair = {"productKey": proxied.productKey, "deviceName": proxied.deviceName}
+        try:
+            claim = claim_of_form(msgspec.structs.asdict(proxied))
+            with talk.session.begin_nested():
+                grant = register_by_product(talk.work, talk.vault, claim, talk.received_ms)
+        except RegistrationRefused as refused:
+            failed.append({**pair, "code": int(refused.code), "message": str(refused)})
+        else:
+            given.append({**pair, "iotId": "/".join(pair.values()), "deviceSecret": grant.device_secret})
+    return Answer(data=_encode({"successes": given, "failures": failed}))
+
+
 def _on_found(talk: Talk) -> Answer:
     listed = ", ".join("/".join(pair.key) for pair in talk.params)
     talk.note("found", f"sub-devices that were found: {listed}")
@@ -175,6 +206,8 @@ ANSWERS: Final[Mapping[Kind, Handler]] = {
     Kind.TOPO_ADD: _on_topo_add,
     Kind.TOPO_DELETE: _on_topo_delete,
     Kind.TOPO_GET: _on_topo_get,
+    Kind.SUB_REGISTER: _on_sub_register,
+    Kind.PRODUCT_REGISTER: _on_product_register,
     Kind.LIST_FOUND: _on_found,
     Kind.RESET: _on_reset,
     Kind.AWSS_FOUND: _on_enrollee,

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from cloud.devices.device_log import add_log
 from cloud.devices.model import RegistryChange
+from cloud.foundation.db import UnitOfWork
 from cloud.foundation.vault import Vault
 from protocols.alink.codes import Answer
 from protocols.alink.deviceinfo import LogLine
@@ -30,9 +31,9 @@ class Push:
 
 @dataclass(slots=True)
 class Talk:
-    """One request. A handler reads and writes through `session` (of the whole system: it names devices by id), and does not commit."""
+    """One request. A handler reads and writes through `work` (of the whole system: it names devices by id), and does not commit."""
 
-    session: Session
+    work: UnitOfWork
     vault: Vault
     tenant_id: int
     device_id: int
@@ -43,6 +44,10 @@ class Talk:
     now_ms: int
     pushes: list[Push] = field(default_factory=list)
     changes: list[RegistryChange] = field(default_factory=list)
+
+    @property
+    def session(self) -> Session:
+        return self.work.session
 
     def note(self, module: str, text: str) -> None:
         """A line in the device's log, in the platform's own words."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from cloud.devices.identity import RegistrationState, confirm_devices
 from cloud.devices.model import Accepts, check_device_name, secret_context, token_context
@@ -21,7 +22,7 @@ from cloud.products.registration import ProductProof, RegistrationMode, product_
 from cloud.products.service import owners
 from protocols.alink.codes import Code
 from protocols.alink.registration import Claim, Grant, RegistrationRefused, check_claim
-from protocols.errors import Reason, Refused
+from protocols.errors import Reason, Refused, TryAgain
 
 AGAIN_MS: Final = 600_000
 """So long a device that lost the answer may ask again."""
@@ -32,26 +33,78 @@ def register(database: Database, vault: Vault, claim: Claim, now: int | None = N
 
     Raises RegistrationRefused, whose code says why, and DatabaseAway.
     """
+    (answer,) = register_all(database, vault, [claim], now)
+    if isinstance(answer, Grant):
+        return answer
+    raise answer
+
+
+def register_all(
+    database: Database, vault: Vault, claims: Sequence[Claim], now: int | None = None
+) -> list[Grant | RegistrationRefused | DatabaseAway]:
+    """Many claims in one transaction, each answered by itself, in their order. Raises DatabaseAway when nobody was given anything."""
+    now = now_ms() if now is None else now
     with database.system_reading() as work:  # nobody who has not proved the product's secret takes the lock of writers
-        proof = _proved(work, vault, claim)
+        proofs = _proved_all(work, vault, claims)
+    answers: list[Grant | RegistrationRefused | DatabaseAway] = []
+    if all(isinstance(proof, RegistrationRefused) for proof in proofs):
+        return [proof for proof in proofs if isinstance(proof, RegistrationRefused)]
     with database.system() as work:
-        grant = _give(work, vault, claim, proof, now_ms() if now is None else now)
+        for claim, proof in zip(claims, proofs, strict=True):
+            try:
+                if isinstance(proof, RegistrationRefused):
+                    raise proof
+                with work.session.begin_nested():
+                    answers.append(_give(work.session, vault, claim, proof, now))
+            except (RegistrationRefused, DatabaseAway) as why:
+                answers.append(why)
         try:
             work.commit()
         except IntegrityError as error:
             raise _again(error) from error
-    return grant
+    return answers
 
 
-def _proved(work: UnitOfWork, vault: Vault, claim: Claim) -> ProductProof:
-    if not owners(work, [claim.product_key]):
-        message = f"there is no product {claim.product_key[:32]}: correct the product key in the firmware"
-        raise RegistrationRefused(Code.PRODUCT_UNKNOWN, Reason.UNKNOWN_PRODUCT, message)
-    proof = product_proofs(work, vault, [claim.product_key]).get(claim.product_key)
-    if proof is None or proof.mode is RegistrationMode.CLOSED or not proof.secret:
-        missing = "it has no product secret yet" if proof is not None and proof.mode is not RegistrationMode.CLOSED else "it is closed"
-        message = f"registration of product {claim.product_key}: {missing}; PUT /v1/products/KEY/registration opens it"
-        raise RegistrationRefused(Code.REGISTRATION_CLOSED, Reason.REGISTRATION_CLOSED, message)
+def _proved_all(work: UnitOfWork, vault: Vault, claims: Sequence[Claim]) -> list[ProductProof | RegistrationRefused]:
+    opened: dict[str, ProductProof | RegistrationRefused] = {}
+    for product_key in {claim.product_key for claim in claims}:
+        try:
+            opened[product_key] = _open_product(work, vault, product_key)
+        except RegistrationRefused as refused:
+            opened[product_key] = refused
+    proofs: list[ProductProof | RegistrationRefused] = []
+    for claim in claims:
+        proof = opened[claim.product_key]
+        try:
+            proofs.append(proof if isinstance(proof, RegistrationRefused) else _checked(claim, proof))
+        except RegistrationRefused as refused:
+            proofs.append(refused)
+    return proofs
+
+
+def register_behind(work: UnitOfWork, vault: Vault, tenant_id: int, key: tuple[str, str], now: int) -> Grant:
+    """Give a sub-device its secret because its gateway, which has proved its own, asks for it (alink.md par. 9, `sub/register`).
+
+    The product has to be open for registration, and to belong to the gateway's tenant. Raises RegistrationRefused; the caller commits.
+    """
+    claim = Claim(*key, random="", sign=b"", method="")
+    proof = _open_product(work, vault, claim.product_key)
+    if proof.tenant_id != tenant_id:
+        raise _no_product(claim.product_key)
+    return _give(work.session, vault, claim, proof, now)
+
+
+def register_by_product(work: UnitOfWork, vault: Vault, claim: Claim, now: int) -> Grant:
+    """Check a claim that a gateway hands on, and give its device what it asks for. Raises RegistrationRefused; the caller commits."""
+    return _give(work.session, vault, claim, _checked(claim, _open_product(work, vault, claim.product_key)), now)
+
+
+def _no_product(product_key: str) -> RegistrationRefused:
+    message = f"there is no product {product_key[:32]}: correct the product key in the firmware"
+    return RegistrationRefused(Code.PRODUCT_UNKNOWN, Reason.UNKNOWN_PRODUCT, message)
+
+
+def _checked(claim: Claim, proof: ProductProof) -> ProductProof:
     check_claim(claim, proof.secret)
     if claim.token and proof.mode is not RegistrationMode.OPEN:
         message = f"product {claim.product_key} registers devices that were entered before: `regnwl` needs the mode `open`"
@@ -59,12 +112,22 @@ def _proved(work: UnitOfWork, vault: Vault, claim: Claim) -> ProductProof:
     return proof
 
 
-def _give(work: UnitOfWork, vault: Vault, claim: Claim, proof: ProductProof, now: int) -> Grant:
-    session = work.session
+def _open_product(work: UnitOfWork, vault: Vault, product_key: str) -> ProductProof:
+    if not owners(work, [product_key]):
+        raise _no_product(product_key)
+    proof = product_proofs(work, vault, [product_key]).get(product_key)
+    if proof is None or proof.mode is RegistrationMode.CLOSED or not proof.secret:
+        missing = "it has no product secret yet" if proof is not None and proof.mode is not RegistrationMode.CLOSED else "it is closed"
+        message = f"registration of product {product_key}: {missing}; PUT /v1/products/KEY/registration opens it"
+        raise RegistrationRefused(Code.REGISTRATION_CLOSED, Reason.REGISTRATION_CLOSED, message)
+    return proof
+
+
+def _give(session: Session, vault: Vault, claim: Claim, proof: ProductProof, now: int) -> Grant:
     query = select(DeviceRow).where(DeviceRow.product_key == claim.product_key, DeviceRow.device_name == claim.device_name)
     device = session.scalars(query.with_for_update()).one_or_none()
     if device is None:
-        device = _enter(work, vault, claim, proof, now)
+        device = _enter(session, vault, claim, proof, now)
     if not device.enabled:
         message = "the device is disabled: enable it, or take it off the network"
         raise RegistrationRefused(Code.DEVICE_DISABLED, Reason.NOT_AUTHORISED, message)
@@ -103,7 +166,7 @@ def _check_open(seen: bool, row: DeviceIdentityRow, now: int) -> None:
     raise RegistrationRefused(Code.ALREADY_ACTIVE, Reason.ALREADY_ACTIVE, message)
 
 
-def _enter(work: UnitOfWork, vault: Vault, claim: Claim, proof: ProductProof, now: int) -> DeviceRow:
+def _enter(session: Session, vault: Vault, claim: Claim, proof: ProductProof, now: int) -> DeviceRow:
     if proof.mode is not RegistrationMode.OPEN:
         message = f"product {claim.product_key} has no device {claim.device_name[:64]}: enter it first, or open registration to all"
         raise RegistrationRefused(Code.DEVICE_UNKNOWN, Reason.UNKNOWN_DEVICE, message)
@@ -121,9 +184,9 @@ def _enter(work: UnitOfWork, vault: Vault, claim: Claim, proof: ProductProof, no
         enabled=True,
         created_ms=now,
     )
-    work.session.add(device)
+    session.add(device)
     try:
-        work.session.flush()
+        session.flush()
     except IntegrityError as error:
         raise _again(error) from error
     return device
@@ -140,9 +203,9 @@ class DeviceRegistrar:
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database, self._vault = database, vault
 
-    def register(self, claim: Claim) -> Grant:
-        """Raises RegistrationRefused, DatabaseAway."""
-        return register(self._database, self._vault, claim)
+    def register(self, claims: Sequence[Claim]) -> Sequence[Grant | Refused | TryAgain]:
+        """Each claim's answer. Raises DatabaseAway."""
+        return register_all(self._database, self._vault, claims)
 
     def confirm(self, device_ids: Sequence[int]) -> None:
         """Raises DatabaseAway."""

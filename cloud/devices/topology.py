@@ -48,7 +48,7 @@ def gateway_of(session: Session, device_id: int) -> int | None:
     return session.scalar(select(TopologyRow.gateway_id).where(TopologyRow.device_id == device_id))
 
 
-def add_sub_devices(session: Session, gateway_id: int, found: Sequence[Credentials], now_ms: int) -> None:
+def add_sub_devices(session: Session, gateway_id: int, found: Sequence[Credentials], now_ms: int, most: int = MOST_SUB_DEVICES) -> None:
     """Enter sub-devices whose secret was proved; one that is there already stays. Raises TopologyRefused with nothing entered."""
     fresh: list[int] = []
     for device in found:
@@ -60,8 +60,8 @@ def add_sub_devices(session: Session, gateway_id: int, found: Sequence[Credentia
         if owner is None and device.device_id not in fresh:
             fresh.append(device.device_id)
     held = session.scalar(select(func.count()).select_from(TopologyRow).where(TopologyRow.gateway_id == gateway_id)) or 0
-    if held + len(fresh) > MOST_SUB_DEVICES:
-        raise TopologyRefused(Code.TOPOLOGY_FULL, f"the gateway has {held} sub-devices, at most {MOST_SUB_DEVICES} are allowed")
+    if held + len(fresh) > most:
+        raise TopologyRefused(Code.TOPOLOGY_FULL, f"the gateway has {held} sub-devices, at most {most} are allowed")
     session.add_all(TopologyRow(device_id=device_id, gateway_id=gateway_id, since_ms=now_ms) for device_id in fresh)
     session.flush()
 

@@ -4,11 +4,10 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 
-from sqlalchemy.orm import Session
-
 from cloud.access.model import Downlink
 from cloud.devices.conversation import Handler, Talk
 from cloud.foundation.clock import now_ms
+from cloud.foundation.db import UnitOfWork
 from cloud.foundation.logs import get_logger
 from cloud.foundation.vault import Vault
 from cloud.ingest.model import MOST_DETAIL, UNEXPECTED, Answered, Asked, Quarantined
@@ -26,7 +25,7 @@ class Answering:
     def __init__(self, vault: Vault, handlers: Mapping[Kind, Handler], clock: Callable[[], int] = now_ms) -> None:
         self._vault, self._handlers, self._clock = vault, handlers, clock
 
-    def __call__(self, session: Session, requests: Sequence[Asked]) -> Answered:
+    def __call__(self, work: UnitOfWork, requests: Sequence[Asked]) -> Answered:
         """Each in a savepoint of its own: one that trips over a bug of ours is answered 500 and put aside, and stops nobody."""
         downlinks: list[Downlink] = []
         changes = []
@@ -35,7 +34,7 @@ class Answering:
             who = asked.session
             key = (who.product_key, who.device_name)
             talk = Talk(
-                session,
+                work,
                 self._vault,
                 who.tenant_id,
                 who.device_id,
@@ -47,7 +46,7 @@ class Answering:
             )
             began = time.perf_counter()
             try:
-                with session.begin_nested():
+                with work.session.begin_nested():
                     answer = self._handle(asked.request.kind, talk)
             except Exception:  # noqa: BLE001 - as the docstring says
                 detail = traceback.format_exc()

@@ -86,8 +86,8 @@ def open_message(sequence: int, payload: bytes, at: At = nowhere, accused: Accus
                         frames.append(put_aside(payload, POISON) if condemned else open_frame(payload))
                     opened.devices.add((batch.sessions[session].product_key, batch.sessions[session].device_name))
                     opened.devices.update(*(devices_of(frame) for frame in frames))
-            opened.devices |= _named_in_histories(batch)
-            opened.products |= {product_key for product_key, _ in opened.devices}
+        opened.devices |= _named_in_histories(batch)
+        opened.products |= {product_key for product_key, _ in opened.devices}
     except Refused as error:
         opened.fault = str(error)
     except Exception:  # noqa: BLE001 - a message that trips over a bug of ours must not stop those behind it

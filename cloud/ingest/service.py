@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from cloud.devices.model import PresenceChange
 from cloud.devices.service import apply_presence, apply_reported, complete_commands, reset_presence
-from cloud.foundation.db import Database, upsert
+from cloud.foundation.db import Database, UnitOfWork, upsert
 from cloud.foundation.logs import get_logger
 from cloud.ingest.model import Answered, Asked, Effects, Mark, Memory, Quarantined, Reset
 from cloud.ingest.tables import AccountStretch, IngestPosition, Quarantine, UnreadableMessage, Watermark
@@ -41,11 +41,11 @@ def load_memory(database: Database, partition: int) -> Memory:
         return Memory(Position(held.stream_id, held.sequence), held.received_ms, marks)
 
 
-Respond = Callable[[Session, Sequence[Asked]], Answered]
+Respond = Callable[[UnitOfWork, Sequence[Asked]], Answered]
 """Answers requests inside the transaction; one that fails harms no other."""
 
 
-def _nobody_answers(_session: Session, _requests: Sequence[Asked]) -> Answered:
+def _nobody_answers(_work: UnitOfWork, _requests: Sequence[Asked]) -> Answered:
     return Answered()
 
 
@@ -103,7 +103,7 @@ def _commit(database: Database, partition: int, effects: Effects, apply: _Apply,
         _presence(session, effects.presence, apply)
         apply(session, list(effects.reported.items()), lambda reported: apply_reported(session, dict(reported)))
         complete_commands(session, effects.commands)
-        answered = respond(session, effects.requests) if effects.requests and not known else Answered()
+        answered = respond(work, effects.requests) if effects.requests and not known else Answered()
         _put_aside(session, end.stream_id, answered.quarantined, apply)
         work.commit()
         return answered

@@ -30,6 +30,9 @@ class NewProduct(BaseModel):
     library: Annotated[str | None, Field(max_length=64, description="Take this model of /v1/library as the thing model.")] = None
     node_type: Annotated[NodeType, Field(description="`gateway` when its devices carry sub-devices (Alink's node type).")] = NodeType.DEVICE
     description: Description = ""
+    product_key: Annotated[
+        str | None, Field(max_length=32, description="The key that its firmware carries from another cloud; made when it is not given.")
+    ] = None
 
 
 class ProductChange(BaseModel):
@@ -86,7 +89,7 @@ def _tag(product: Product) -> str:
 
 @router.post("", status_code=201, operation_id="create_product", response_model=ProductView)
 def create(request: Request, caller: Caller, body: NewProduct, once: Once) -> Response:
-    """Enter a product with its thing model, which is published as version 1; the answer holds its new `product_key`."""
+    """Enter a product with its thing model, which is published as version 1; the answer holds its `product_key`."""
     database: Database = request.app.state.database
     with database.unit_of_work(caller.tenant_id) as work:
         known = once.known(work)
@@ -100,6 +103,7 @@ def create(request: Request, caller: Caller, body: NewProduct, once: Once) -> Re
             node_type=body.node_type,
             description=body.description,
             by=caller.key_name,
+            product_key=body.product_key,
         )
         return once.commit(work, product_view(product), 201, {"ETag": _tag(product)})
 

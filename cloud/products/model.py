@@ -1,10 +1,12 @@
 """Products as values, and the one that is built in."""
 
 import enum
+import re
 import secrets
 import string
 from dataclasses import dataclass
 
+from protocols.errors import Reason, Refused
 from protocols.thing.compatibility import Change
 from protocols.thing.model import ThingModel
 from protocols.thing.slots import TypeConflict
@@ -106,6 +108,16 @@ class StandardModel:
     thing_model: ThingModel
     kind: str
     matter: tuple[str, str] | None
+
+
+_OWN_KEY = re.compile(r"[A-Za-z0-9]{4,32}")
+_FIRST_LEVELS = frozenset({GATEWAY, "broadcast", "edge", "ext", "ota", "shadow", "sys"})
+
+
+def check_product_key(key: str) -> None:
+    """Whether a maker may bring this key, burnt into firmware at another cloud. Raises Refused naming what is allowed."""
+    if not _OWN_KEY.fullmatch(key) or key in _FIRST_LEVELS:
+        raise Refused(Reason.OUT_OF_RANGE, "product_key: 4 to 32 letters and digits, and none of the words that begin a topic")
 
 
 def new_product_key() -> str:

@@ -61,13 +61,14 @@ def set_mode(work: UnitOfWork, product_key: str, mode: RegistrationMode) -> Regi
     return registration_of(work, product_key)
 
 
-def rotate_product_secret(work: UnitOfWork, vault: Vault, product_key: str) -> str:
+def rotate_product_secret(work: UnitOfWork, vault: Vault, product_key: str, own: str | None = None) -> str:
     """A new product secret in the place of the old one, which ends at once; this is the only time it can be seen.
 
-    Devices that have a secret of their own are not concerned. Raises Problem 409 for the built-in product.
+    `own` is the one that firmware in the field carries. Devices that have a secret of their own are not concerned. Raises Problem 409 for
+    the built-in product.
     """
     row = _row(work, product_key)
-    secret = secrets.token_hex(16)
+    secret = own or secrets.token_hex(16)
     row.sealed_secret, row.changed_ms = vault.seal(secret.encode(), _context(product_key)), now_ms()
     work.session.flush()
     return secret

@@ -27,6 +27,15 @@ class RegistrationChange(BaseModel):
     mode: Annotated[RegistrationMode, Field(description="closed, registered_only (devices that were entered), or open (any device).")]
 
 
+class NewProductSecret(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    product_secret: Annotated[
+        str | None,
+        Field(min_length=8, max_length=64, pattern=r"^[!-~]+$", description="The one that firmware carries from another cloud."),
+    ] = None
+
+
 class ProductSecret(BaseModel):
     product_secret: Annotated[str, Field(description="Shown this once.")]
 
@@ -61,12 +70,12 @@ def change(request: Request, caller: Caller, product_key: str, body: Registratio
 
 
 @router.post("/secret", status_code=201, operation_id="rotate_product_secret")
-def rotate(request: Request, caller: Caller, product_key: str) -> ProductSecret:
-    """A new product secret, for firmware to carry; the old one registers nobody any more."""
+def rotate(request: Request, caller: Caller, product_key: str, body: NewProductSecret | None = None) -> ProductSecret:
+    """A new product secret, for firmware to carry, or the one that it carries already; the old one registers nobody any more."""
     database: Database = request.app.state.database
     vault: Vault = request.app.state.vault
     with database.unit_of_work(caller.tenant_id) as work:
         _known(work, product_key)
-        secret = rotate_product_secret(work, vault, product_key)
+        secret = rotate_product_secret(work, vault, product_key, None if body is None else body.product_secret)
         work.commit()
     return ProductSecret(product_secret=secret)

@@ -5,11 +5,12 @@ from functools import cache, lru_cache
 
 import msgspec
 from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
 
 from cloud.foundation.clock import now_ms
-from cloud.foundation.db import KEYS_A_STATEMENT, Database, UnitOfWork
+from cloud.foundation.db import KEYS_A_STATEMENT, Database, UnitOfWork, is_duplicate
 from cloud.foundation.problems import Problem, not_found
-from cloud.products.model import GATEWAY, NodeType, Product, ProductEntry, VersionState, new_product_key
+from cloud.products.model import GATEWAY, NodeType, Product, ProductEntry, VersionState, check_product_key, new_product_key
 from cloud.products.ports import ProductUses
 from cloud.products.standard import standard_model
 from cloud.products.tables import ProductRow, ThingModelVersionRow
@@ -63,17 +64,21 @@ def create_product(
     node_type: NodeType = NodeType.DEVICE,
     description: str = "",
     by: str = "",
+    product_key: str | None = None,
 ) -> Product:
     """Enter the product and publish version 1 of its thing model: `tsl`, or the model `standard` of the standard library.
 
-    Raises Refused naming what is wrong in it, or that there is no such model, or both or none were given.
+    `product_key` is the one that its firmware carries from another cloud; a new one is made without it. Raises Refused naming what is
+    wrong, that there is no such model, or that both or none were given; Problem 409 when somebody has the key.
     """
     if (tsl is None) == (standard is None):
         raise Refused(Reason.BAD_THING_MODEL, "$: give either `tsl`, a thing model, or `library`, a key of /v1/library")
     model = checked(tsl) if standard is None else standard_model(standard).thing_model
     now, text = now_ms(), as_text(model)
+    if product_key is not None:
+        check_product_key(product_key)
     row = ProductRow(
-        product_key=new_product_key(),
+        product_key=product_key or new_product_key(),
         name=name,
         tsl=text,
         created_ms=now,
@@ -84,8 +89,14 @@ def create_product(
         revision=1,
         updated_ms=now,
     )
-    work.session.add(row)
-    work.session.flush()
+    try:
+        with work.session.begin_nested():
+            work.session.add(row)
+    except IntegrityError as error:
+        if not is_duplicate(error):
+            raise
+        detail = f"There is a product {product_key} on this platform already; if it is not yours, ask whoever runs the platform."
+        raise Problem(409, "product-exists", detail) from error
     first = ThingModelVersionRow(
         product_id=row.id,
         number=1,

@@ -138,10 +138,14 @@ class MqttUplink:
         window: int,
         tls: bool = False,
         ca_file: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
-        """With `tls` the platform has to show a certificate for `host` that `ca_file` (None: the system's CAs) vouches for."""
+        """With `tls` the platform has to show a certificate for `host` that `ca_file` (None: the system's CAs) vouches for.
+
+        `certificate` and its key are shown to the platform, beside the signature by the secret.
+        """
         self._host, self._port = host, port
-        self._tls, self._ca_file = tls, ca_file
+        self._tls, self._ca_file, self._certificate = tls, ca_file, certificate
         self._product_key, self._device_name, self._secret = product_key, device_name, secret
         # paho sends a ping after one keepalive of silence and gives up after a second one: a dead link is noticed in 1.5 `keepalive_s`.
         self._keepalive_s = max(1, keepalive_s * 3 // 4)
@@ -156,6 +160,11 @@ class MqttUplink:
         except (OSError, ssl.SSLError) as problem:
             raise LinkDown(f"uplink.ca_file: {self._ca_file} cannot be read: {problem}") from problem
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self._certificate is not None:
+            try:
+                context.load_cert_chain(*self._certificate)
+            except (OSError, ssl.SSLError) as problem:
+                raise LinkDown(f"uplink.certificate_file: {self._certificate[0]} and its key cannot be used: {problem}") from problem
         return context
 
     @asynccontextmanager

@@ -1,5 +1,7 @@
 """Topic filters: which topics they match (MQTT 5 par. 4.7), and those that one session has subscribed."""
 
+from collections.abc import Iterable
+
 
 def matches(topic_filter: str, topic: str) -> bool:
     """Whether a (valid) filter matches a topic: `+` fills one level, `#` all that follow and their parent.
@@ -21,35 +23,53 @@ def matches(topic_filter: str, topic: str) -> bool:
 
 
 class Subscriptions:
-    """The filters of one session with the QoS granted; at most `filters` of them, with `size` characters in all."""
+    """The filters of one session with the QoS granted; at most `filters` of them, with `characters` in all.
 
-    __slots__ = ("_filters", "_granted", "_size", "size")
+    They lie in one string, each behind its QoS and before a NUL (which no filter holds): one string each would be most of an idle session.
+    """
 
-    def __init__(self, filters: int, size: int) -> None:
+    __slots__ = ("_characters", "_filters", "_packed")
+
+    def __init__(self, filters: int, characters: int) -> None:
         self._filters = filters
-        self._size = size
-        self._granted: dict[str, int] = {}
-        self.size = 0
+        self._characters = characters
+        self._packed = ""
 
     def __len__(self) -> int:
-        return len(self._granted)
+        return self._packed.count("\0")
 
-    def add(self, topic_filter: str, qos: int) -> bool:
-        """Subscribe, or subscribe anew with another QoS (par. 3.8.4); False when there is no room."""
-        if topic_filter not in self._granted:
-            if len(self._granted) >= self._filters or self.size + len(topic_filter) > self._size:
-                return False
-            self.size += len(topic_filter)
-        self._granted[topic_filter] = qos
-        return True
+    @property
+    def size(self) -> int:
+        """Characters of all filters."""
+        return len(self._packed) - 2 * len(self)
 
-    def remove(self, topic_filter: str) -> bool:
-        """Unsubscribe, character by character the same filter (par. 3.10.4); False when there was none."""
-        if self._granted.pop(topic_filter, None) is None:
-            return False
-        self.size -= len(topic_filter)
-        return True
+    def subscribe(self, asked: Iterable[tuple[str, int]]) -> list[bool]:
+        """Add filters, or give those that are there another QoS (par. 3.8.4); False for one that there is no room for."""
+        granted, size, taken = self._unpacked(), self.size, []
+        for text, qos in asked:
+            if text not in granted:
+                if len(granted) >= self._filters or size + len(text) > self._characters:
+                    taken.append(False)
+                    continue
+                size += len(text)
+            granted[text] = qos
+            taken.append(True)
+        self._pack(granted)
+        return taken
+
+    def unsubscribe(self, filters: Iterable[str]) -> list[bool]:
+        """Remove filters, compared character by character (par. 3.10.4); False for one that was not there."""
+        granted = self._unpacked()
+        removed = [granted.pop(text, None) is not None for text in filters]
+        self._pack(granted)
+        return removed
 
     def granted(self, topic: str) -> int | None:
         """The greatest QoS granted to a filter that matches, None when none does (par. 3.3.4)."""
-        return max((qos for text, qos in self._granted.items() if matches(text, topic)), default=None)
+        return max((qos for text, qos in self._unpacked().items() if matches(text, topic)), default=None)
+
+    def _unpacked(self) -> dict[str, int]:
+        return {one[1:]: int(one[0]) for one in self._packed.split("\0")[:-1]}
+
+    def _pack(self, granted: dict[str, int]) -> None:
+        self._packed = "".join(f"{qos}{text}\0" for text, qos in granted.items())

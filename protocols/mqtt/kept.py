@@ -17,7 +17,6 @@ T = TypeVar("T")
 
 OVERHEAD: Final = 1_024
 """Bytes that a kept session counts for beside its messages, filters and will."""
-_PER_FILTER: Final = 160
 _PER_MESSAGE: Final = 200
 
 
@@ -27,7 +26,7 @@ def size_of(session: KeptSession) -> int:
     if session.downlink is not None:
         size += session.downlink.size + _PER_MESSAGE * len(session.downlink)
     if session.subscriptions is not None:
-        size += session.subscriptions.size + _PER_FILTER * len(session.subscriptions)
+        size += session.subscriptions.size
     if session.will is not None:
         size += len(session.will.topic) + len(session.will.payload)
     return size

@@ -51,7 +51,8 @@ class Outbound:
         """Queue a packet unless it is larger than the client takes: such a one is dropped (par. 3.1.2.11.4)."""
         if len(packet) > self.packet_maximum:
             return False
-        self.queue(packet)
+        self._packets.append(packet)
+        self.unsent += len(packet)
         return True
 
     def explain(self, packet: ConnAck | Disconnect | PubAck | SubAck | UnsubAck, text: str = "") -> None:

@@ -102,6 +102,8 @@ def count_acks(acks: bytes) -> int:
     >>> count_acks(bytes.fromhex("40020001 4003000287 40020003"))
     3
     """
+    if len(acks) < 8:
+        return 1 if acks else 0
     count, rest = divmod(len(acks), 4)
     if not rest and acks[0::4] == b"\x40" * count and acks[1::4] == b"\x02" * count:
         return count

@@ -93,8 +93,10 @@ from protocols.mqtt.packets import (
     Unsubscribe,
     Will,
 )
+from protocols.mqtt.patience import Patience
 from protocols.mqtt.properties import Properties
 from protocols.mqtt.run import PublishRun, count_acks, encode_publish
+from protocols.mqtt.terms import Terms, declined
 
 __all__ = [
     "Cause",
@@ -110,7 +112,6 @@ __all__ = [
 ]
 
 _LIMITS = Limits()
-_FOR_EVER = 0xFFFF_FFFF  # a session expiry of par. 3.1.2.11.2, and what an unclean session of 3.1.1 means
 
 
 class _State(enum.Enum):
@@ -129,30 +130,22 @@ class ServerSession:
     """One connection. `now` is monotonic seconds; each method that may end or advance the session returns events, in order.
 
     `refusal` says why the session was refused (for counters), `offence` how the bytes began that broke a rule (for people; never a
-    secret), `version` what it speaks, `keepalive_s` what holds (0 = none), `expiry_s` how long the session outlives the connection.
+    secret), `version` what it speaks, `keepalive_s` what holds (0 = none).
     """
 
     __slots__ = (
-        "_begun",
-        "_clean",
         "_decoder",
         "_denial",
         "_downlink",
-        "_expiry_asked",
-        "_explains",
-        "_heard",
-        "_nameless",
         "_out",
+        "_patience",
         "_receive_maximum",
         "_state",
         "_subscriptions",
+        "_terms",
         "_unacknowledged",
-        "_unread",
-        "_unread_since",
         "_will",
-        "_window",
         "allow_filter",
-        "expiry_s",
         "keepalive_s",
         "limits",
         "offence",
@@ -166,23 +159,17 @@ class ServerSession:
         self.refusal: Refused | None = None
         self.offence = b""
         self.version = 4
-        self.keepalive_s = self.expiry_s = self._expiry_asked = 0
-        self._clean = True
-        self._nameless = False
+        self.keepalive_s = 0
+        self._terms: Terms | None = None  # known with CONNECT
         self._decoder = Decoder(max_packet=limits.connect_bytes)
         self._state = _State.NEW
-        self._heard = now
-        self._begun = 0.0  # since when a packet is incomplete, as far as `tick` has seen; 0.0 = none is
-        self._explains = True
+        self._patience = Patience(now, limits)
         self._denial: tuple[ConnAck, str, float] | None = None  # the answer to a CONNECT that is not to be told before then
         self._will: Will | None = None
         self._out = Outbound()
-        self._unread = 0  # of what was sent, as `tick` last saw it
-        self._unread_since = 0.0
         self._receive_maximum = self._unacknowledged = 0  # what an MQTT 5 client may have in flight (0 = no limit), and has
         self._downlink: Downlink | None = None  # made when needed: most devices are sent QoS 0 only
         self._subscriptions: Subscriptions | None = None  # likewise
-        self._window = limits.in_flight
 
     @property
     def connected(self) -> bool:
@@ -200,17 +187,16 @@ class ServerSession:
         return self._state is _State.CLOSED
 
     @property
+    def expiry_s(self) -> int:
+        """How long the session will outlive its connection."""
+        return 0 if self._terms is None else self._terms.expiry_s
+
+    @property
     def deadline(self) -> float | None:
         """When `tick` will close the session if no packet is completed; None = never."""
-        if self._state is _State.NEW:
-            return self._heard + self.limits.connect_s
-        if self._state is not _State.OPEN:
+        if self._state not in (_State.NEW, _State.OPEN):
             return None
-        silent = self._heard + 1.5 * self.keepalive_s if self.keepalive_s else None
-        if not self._begun:
-            return silent
-        late = self._begun + self.limits.packet_s
-        return late if silent is None else min(silent, late)
+        return self._patience.deadline(self._state is _State.OPEN, self.keepalive_s)
 
     @property
     def awaiting(self) -> int:
@@ -237,7 +223,7 @@ class ServerSession:
 
     def _hold(self, data: bytes, now: float) -> list[Event]:
         events: list[Event] = []
-        self._heard = now
+        self._patience.heard = now
         if self._decoder.pending + len(data) > self.limits.held_bytes:
             self._refuse(Refused(Reason.QUOTA_EXCEEDED, "too much was sent behind a CONNECT without an answer"), events)
         else:
@@ -252,7 +238,7 @@ class ServerSession:
             self._refuse_bytes(refused, events)
             return events
         if packets:
-            self._heard = now  # par. 3.1.2.10 counts packets, not bytes: a packet sent drop by drop is no sign of life
+            self._patience.heard = now  # par. 3.1.2.10 counts packets, not bytes: a packet sent drop by drop is no sign of life
         for packet in packets:
             if self._state is not _State.OPEN:
                 self._open(packet, events)
@@ -261,9 +247,12 @@ class ServerSession:
             elif packet.retain and self.version == MQTT_5:
                 # CONNACK said Retain Available = 0 (par. 3.2.2.3.5); 3.1.1 cannot be told, so its flag means nothing here.
                 self._refuse(protocol_error("retained messages are not kept here"), events, ReasonCode.RETAIN_NOT_SUPPORTED)
-            elif packet.qos and self._receive_maximum:
-                self._count(packet, events)
             else:
+                if packet.qos and self._receive_maximum:
+                    self._unacknowledged += packet.count
+                    if self._unacknowledged > self._receive_maximum:
+                        self._exceed(packet, events)
+                        return events
                 events.append(Published(packet))
             if self._state is _State.CLOSED:
                 return events
@@ -273,15 +262,13 @@ class ServerSession:
             self._refuse(Refused(Reason.SLOW_READER, f"the client has left {self._out.unsent} bytes unread and sends more"), events)
         return events
 
-    def _count(self, run: PublishRun, events: list[Event]) -> None:
-        """An MQTT 5 client has no more messages without PUBACK than it was told (par. 3.3.4, 4.9); those within the limit still count."""
-        room = self._receive_maximum - self._unacknowledged
+    def _exceed(self, run: PublishRun, events: list[Event]) -> None:
+        """An MQTT 5 client has more messages without PUBACK than it was told (par. 3.3.4, 4.9); those within the limit still count."""
+        room = run.count - (self._unacknowledged - self._receive_maximum)
         if room > 0:
             events.append(Published(run.part(0, room)))
-            self._unacknowledged += min(room, run.count)
-        if run.count > room:
-            why = f"more than {self._receive_maximum} messages without PUBACK: wait for acknowledgements, as CONNACK's receive maximum says"
-            self._refuse(protocol_error(why), events, ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
+        why = f"more than {self._receive_maximum} messages without PUBACK: wait for acknowledgements, as CONNACK's receive maximum says"
+        self._refuse(protocol_error(why), events, ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
 
     def _refuse_bytes(self, refused: Refused, events: list[Event]) -> None:
         """What came is not taken; a client that is not let in yet has proved nothing, so less of it is kept."""
@@ -305,74 +292,61 @@ class ServerSession:
         self.version = self._out.version = packet.version
         self.keepalive_s = packet.keepalive
         self._will = packet.will
-        self._clean = packet.clean_start
-        self._nameless = not packet.client_id
-        if packet.version == MQTT_5:
-            properties = packet.properties
-            self._expiry_asked = properties.session_expiry_interval or 0
-            self._out.packet_maximum = properties.maximum_packet_size or UNBOUNDED
-            self._out.alias_maximum = min(properties.topic_alias_maximum or 0, self.limits.topic_aliases)
-            self._window = min(self.limits.in_flight, properties.receive_maximum or self.limits.in_flight)
-            self._explains = properties.request_problem_information != 0  # par. 3.1.2.11.7
-            if properties.authentication_method is not None:
-                return self.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not spoken here: sign the password")
-            if packet.will is not None and packet.will.qos > 1:
-                return self.refuse(ReasonCode.QOS_NOT_SUPPORTED, "QoS 2 is not spoken here: take QoS 1 for the will")
-            if packet.will is not None and packet.will.retain:
-                return self.refuse(ReasonCode.RETAIN_NOT_SUPPORTED, "retained messages are not kept here: clear the will's retain flag")
-        else:
-            self._expiry_asked = 0 if packet.clean_start else _FOR_EVER
-        self.expiry_s = min(self._expiry_asked, self.limits.session_s)
-        if packet.version < MQTT_5 and not packet.client_id and (packet.version == 3 or not packet.clean_start):
-            return self.refuse(ConnectCode.CLIENT_ID_REJECTED, "an empty client id needs a clean session")  # 3.1.1 par. 3.1.3.1
+        self._terms = Terms(packet, self.limits)
+        asked = packet.properties  # empty before MQTT 5
+        self._out.packet_maximum = asked.maximum_packet_size or UNBOUNDED
+        self._out.alias_maximum = min(asked.topic_alias_maximum or 0, self.limits.topic_aliases)
+        if (answer := declined(packet)) is not None:
+            return self.refuse(*answer)
         return events.append(ConnectRequested(packet))
 
     def _handle(self, packet: Packet | PublishRun, events: list[Event]) -> None:
         match packet:
             case PubAck():
                 if self._downlink is not None and self._downlink.acknowledged(packet.packet_id):
-                    self._send_ready(self._heard)
+                    self._send_ready(self._patience.heard)
             case PingReq():
                 self._out.send(PINGRESP)
             case Subscribe():
                 if packet.properties.subscription_identifiers:
                     refused = protocol_error("subscription identifiers are not kept here")
                     return self._refuse(refused, events, ReasonCode.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED)
-                reasons = tuple(self._grant(text, options & 3) for text, options in packet.filters)
-                self._out.send(encode(SubAck(packet.packet_id, reasons), self.version))
+                self._out.send(encode(SubAck(packet.packet_id, self._subscribe(packet.filters)), self.version))
             case Unsubscribe():
-                reasons = tuple(self._release(text) for text in packet.filters)
+                removed = self._held().unsubscribe(packet.filters)
+                reasons = tuple(ReasonCode.SUCCESS if one else ReasonCode.NO_SUBSCRIPTION_EXISTED for one in removed)
                 self._out.send(encode(UnsubAck(packet.packet_id, reasons), self.version))
             case Disconnect():
-                expiry = packet.properties.session_expiry_interval
-                if expiry and not self._expiry_asked:  # par. 3.14.2.2.2
-                    return self._refuse(protocol_error("DISCONNECT asks for a session that CONNECT did not ask for"), events)
-                if expiry is not None:
-                    self.expiry_s = min(expiry, self.limits.session_s)
+                try:
+                    self._agreed.goodbye(packet.properties.session_expiry_interval)
+                except Refused as refused:
+                    return self._refuse(refused, events)
                 clean = packet.reason == ReasonCode.SUCCESS  # par. 3.14.4: any other reason keeps the will
                 self._end(Cause.DISCONNECTED, events, clean=clean)
             case _:
                 self._refuse(protocol_error("a second CONNECT"), events)  # par. 3.1.0
         return None
 
-    def _grant(self, text: str, qos: int) -> int:
-        """The SUBACK code of a filter (par. 3.9.3): at most QoS 1; what is not allowed fails alone."""
+    def _subscribe(self, filters: tuple[tuple[str, int], ...]) -> tuple[int, ...]:
+        """The SUBACK codes of filters (par. 3.9.3): at most QoS 1; what is not allowed, or too much, fails alone."""
+        full = ReasonCode.QUOTA_EXCEEDED if self.version == MQTT_5 else ReasonCode.UNSPECIFIED_ERROR
+        codes = [self._judge(text, options & 3) for text, options in filters]
+        asked = [(text, code) for (text, _), code in zip(filters, codes, strict=True) if code <= 1]
+        taken = iter(self._held().subscribe(asked))
+        return tuple(code if code > 1 or next(taken) else full for code in codes)
+
+    def _judge(self, text: str, qos: int) -> int:
         modern = self.version == MQTT_5
         if modern and text.startswith("$share/"):
             return ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
         if not self.allow_filter(text):
             return ReasonCode.NOT_AUTHORIZED if modern else ReasonCode.UNSPECIFIED_ERROR
-        if self._subscriptions is None:
-            self._subscriptions = Subscriptions(self.limits.filters, self.limits.filters_characters)
-        if not self._subscriptions.add(text, min(qos, 1)):
-            return ReasonCode.QUOTA_EXCEEDED if modern else ReasonCode.UNSPECIFIED_ERROR
         return min(qos, 1)
 
-    def _release(self, text: str) -> int:
-        """The UNSUBACK code of a filter (par. 3.11.3)."""
-        if self._subscriptions is not None and self._subscriptions.remove(text):
-            return ReasonCode.SUCCESS
-        return ReasonCode.NO_SUBSCRIPTION_EXISTED
+    def _held(self) -> Subscriptions:
+        if self._subscriptions is None:
+            self._subscriptions = Subscriptions(self.limits.filters, self.limits.filters_characters)
+        return self._subscriptions
 
     # what the owner decides
 
@@ -395,38 +369,36 @@ class ServerSession:
         if not self._answering():
             return []
         self._state = _State.OPEN
-        self._begun = 0.0
         self._decoder.max_packet = self.limits.packet_bytes
         if allow_filter is not None:
             self.allow_filter = allow_filter
-        if self._clean:
+        terms, properties = self._agreed, Properties()
+        if terms.clean:
             kept = None
-        properties = Properties()
         if self.version == MQTT_5:
             self._receive_maximum = receive_maximum or 0
             self._decoder.alias_maximum = self.limits.topic_aliases
             if server_keepalive is not None:
                 self.keepalive_s = server_keepalive
-            properties = Properties(
-                session_expiry_interval=self.expiry_s,
-                receive_maximum=receive_maximum,
-                maximum_qos=1,
-                retain_available=0,
-                maximum_packet_size=self.limits.packet_bytes,
-                assigned_client_identifier=assigned_client_identifier if self._nameless else None,
-                topic_alias_maximum=self.limits.topic_aliases or None,
-                subscription_identifier_available=0,
-                shared_subscription_available=0,
-                server_keep_alive=server_keepalive,
-            )
-        # 3.1 knows no sessions in its CONNACK: the bit is reserved there.
-        self._out.send(encode(ConnAck(kept is not None and self.version > MQTT_31, ConnectCode.ACCEPTED, properties), self.version))
+            properties = terms.told(receive_maximum, server_keepalive, assigned_client_identifier)
         if kept is not None:
             self._downlink, self._subscriptions = kept.downlink, kept.subscriptions
-            if self._downlink is not None:
-                self._downlink.resume(self._window)
-                self._send_ready(self._heard if now is None else now)
-        return self._read(b"", self._heard)
+        # 3.1 knows no sessions in its CONNACK: the bit is reserved there.
+        answer = ConnAck(kept is not None and self.version > MQTT_31, ConnectCode.ACCEPTED, properties)
+        if not self._out.send(encode(answer, self.version)):
+            return self._cannot_answer()
+        if self._downlink is not None:
+            self._downlink.resume(terms.window)
+            self._send_ready(self._patience.heard if now is None else now)
+        return self._read(b"", self._patience.heard)
+
+    def _cannot_answer(self) -> list[Event]:
+        """CONNACK is larger than what the client takes, and so is what else we would say (par. 3.1.2.11.4, 3.14.0)."""
+        why = f"the client takes packets of {self._out.packet_maximum} bytes, and CONNACK is larger: let it take some more"
+        self.refusal = Refused(Reason.PACKET_TOO_LARGE, why)
+        events: list[Event] = []
+        self._end(Cause.REFUSED, events)
+        return events
 
     def refuse(self, code: int, text: str = "", not_before: float | None = None) -> None:
         """Answer CONNECT with no: a `ConnectCode` (translated for MQTT 5) or a `ReasonCode`; nothing if it has closed meanwhile.
@@ -450,6 +422,11 @@ class ServerSession:
         self._out.explain(answer, text)
         self._end(Cause.REFUSED, [])
 
+    @property
+    def _agreed(self) -> Terms:
+        assert self._terms is not None, "no CONNECT came yet"
+        return self._terms
+
     def _answering(self) -> bool:
         if self._state in (_State.NEW, _State.OPEN):
             raise RuntimeError("no CONNECT waits for an answer")
@@ -466,7 +443,7 @@ class ServerSession:
         """The PUBACKs that refuse a run (MQTT 5 only, par. 3.4), for `acknowledge` in their turn; the first of them says why in words."""
         code = reason_code(refused.reason)
         first = run.packet_ids[:2]
-        if not first or not self._explains:
+        if not first or not self._agreed.explains:
             return run.acks(code, MQTT_5)
         ack = encode(PubAck(int.from_bytes(first, "big"), code, words(str(refused))), MQTT_5)
         if len(ack) > self._out.packet_maximum:
@@ -484,7 +461,7 @@ class ServerSession:
             return False
         if not qos and expires == NEVER and not out.alias_maximum:
             return out.send(encode_publish(topic, payload, version=self.version))
-        now = max(now, self._heard)
+        now = max(now, self._patience.heard)
         message = Message(topic, payload, expires)
         if expires <= now or (qos and message.room > out.packet_maximum):
             return False
@@ -492,7 +469,8 @@ class ServerSession:
             return out.publish(message, now=now)
         if self._downlink is None:
             limits = self.limits
-            self._downlink = Downlink(self._window, limits.queued_messages, limits.queued_bytes, keeps=self.expiry_s > 0)
+            terms = self._agreed
+            self._downlink = Downlink(terms.window, limits.queued_messages, limits.queued_bytes, keeps=terms.expiry_s > 0)
         taken = self._downlink.offer(message, now)
         self._send_ready(now)
         return taken
@@ -539,31 +517,13 @@ class ServerSession:
         """
         if self._denial is not None and self._state is _State.ASKED and now >= self._denial[2]:
             self._deny()
-        if paused:
-            self._heard = now
-        if not self._decoder.pending or paused:
-            self._begun = 0.0
-        elif self._begun <= self._heard:
-            self._begun = max(now, self._heard)
         events: list[Event] = []
-        if unread != self._unread or not unread:
-            self._unread, self._unread_since = unread, now
-        elif now - self._unread_since > self.limits.unread_s:
-            why = f"nothing of what was sent was read for {self.limits.unread_s:g} s: the client or its link is too slow"
-            self._refuse(Refused(Reason.SLOW_READER, why), events)
-            return events
-        deadline = self.deadline
-        if deadline is None or now <= deadline:
-            return events
-        if self._state is _State.NEW:
-            what = f"{self._decoder.pending} bytes of one" if self._decoder.pending else "not a byte"
-            self._refuse(Refused(Reason.CONNECT_TIMEOUT, f"no CONNECT in {self.limits.connect_s:g} s, {what} came"), events)
-        elif self.keepalive_s and now > self._heard + 1.5 * self.keepalive_s:
-            why = f"no packet for 1.5 times the keepalive of {self.keepalive_s} s: ping in time, or look at the link"
-            self._refuse(Refused(Reason.KEEPALIVE_TIMEOUT, why), events, cause=Cause.KEEPALIVE)
-        else:
-            why = f"{self._decoder.pending} bytes of a packet came and not the rest within {self.limits.packet_s:g} s"
-            self._refuse(Refused(Reason.SLOW_WRITER, why), events)
+        refused = self._patience.passes(now, self._decoder.pending, paused, unread)
+        if refused is None and self._state in (_State.NEW, _State.OPEN):
+            refused = self._patience.over(now, self._state is _State.OPEN, self.keepalive_s, self._decoder.pending)
+        if refused is not None:
+            cause = Cause.KEEPALIVE if refused.reason is Reason.KEEPALIVE_TIMEOUT else Cause.REFUSED
+            self._refuse(refused, events, cause=cause)
         return events
 
     # what goes out

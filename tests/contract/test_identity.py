@@ -1,6 +1,7 @@
 """Registration, rotation, authorities and import, on every database."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,7 +11,7 @@ from cloud.devices.importing import Fault, NewRow, Outcome, Result, import_devic
 from cloud.devices.lifecycle import Move
 from cloud.devices.model import Accepts, Credentials, PresenceChange
 from cloud.devices.moves import move_device
-from cloud.devices.registration import AGAIN_MS, DeviceRegistrar, register
+from cloud.devices.registration import AGAIN_MS, DeviceRegistrar, register, register_all
 from cloud.devices.registry import list_devices
 from cloud.devices.service import apply_presence, credentials_for
 from cloud.foundation.db import Database
@@ -18,7 +19,7 @@ from cloud.foundation.problems import Problem
 from cloud.products.model import GATEWAY
 from cloud.products.registration import RegistrationMode, registration_of, rotate_product_secret, set_mode
 from protocols.alink.registration import Claim, Grant, RegistrationRefused, ask, claim_of_connect
-from protocols.errors import Reason
+from protocols.errors import Reason, TryAgain
 from tests.contract.test_database import ONE, TWO, VAULT, database, device_of, empty, postgresql, product_of
 from tests.fakes.maker import Maker
 
@@ -108,6 +109,34 @@ def test_an_open_product_enters_whoever_proves_its_secret(database: Database) ->
     assert product.refused(product.claim("no/name"))[0] == 460
     with database.reading(ONE) as work:
         assert [device.device_name for device in list_devices(work, product.key, 0, 10, lease_held=True)] == ["d1", "d2"]
+
+
+def test_many_claims_at_once_are_answered_each_by_itself(database: Database) -> None:
+    product, closed = Product(database, RegistrationMode.OPEN), Product(database, RegistrationMode.CLOSED)
+    product.register("there")
+    product.connects("there")
+    claims = [product.claim("d1"), closed.claim("d1"), product.claim("d1"), product.claim("there"), product.claim("d2", secret="guessed")]
+    answers = register_all(database, VAULT, [*claims, product.claim("no/name"), product.claim("d3")], NOW)
+    codes = [int(answer.code) if isinstance(answer, RegistrationRefused) else 200 for answer in answers]
+    assert codes == [200, 6288, 200, 6289, 6600, 460, 200]
+    assert answers[0] == answers[2] == product.register("d1")
+    assert answers[-1] == product.register("d3")
+
+
+def test_one_device_that_registers_over_many_connections_at_once_is_entered_once(database: Database) -> None:
+    product = Product(database, RegistrationMode.OPEN)
+
+    def ask_until_answered(token: bool) -> Grant:
+        while True:
+            try:
+                return product.register("d1", token=token)
+            except TryAgain:
+                continue
+
+    with ThreadPoolExecutor(8) as threads:
+        grants = list(threads.map(ask_until_answered, [True, False] * 8))
+    assert len(set(grants)) == 2
+    assert {grant.device_secret for grant in grants} == {"", product.credentials("d1").secret.decode()}
 
 
 @pytest.mark.refusal(Reason.REGISTRATION_CLOSED)

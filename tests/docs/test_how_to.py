@@ -1,5 +1,6 @@
 """The commands of the how-to pages, run in their order as a reader would paste them."""
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from protocols.thing.export import full_tsl
+from protocols.thing.model import parse_thing_model
 from tests.e2e.platform import Cloud, wait_until
 from tests.integration.access_rig import RawClient
 
@@ -136,3 +139,20 @@ def test_a_thing_model_is_changed_in_a_draft_and_published(tmp_path: Path) -> No
     assert "refused, as it should be" in said
     assert re.search(r"^2 +published +the motor takes 800 W", said, re.MULTILINE), said
     assert "2 versions of its thing model would be deleted; say --yes" in said
+
+
+def test_an_alink_fleet_is_moved(tmp_path: Path) -> None:
+    needs("curl")
+    library = ROOT / "protocols" / "thing" / "library" / "integrated_stove.json"
+    with Cloud(tmp_path, crash_points=False) as cloud:
+        exported = full_tsl(parse_thing_model(library.read_bytes()), "a1TestPk001")  # with the entries that the vendor's console generates
+        (tmp_path / "tsl.json").write_text(json.dumps(exported))
+        environment = {"HEARTHLINE_API_URL": cloud.api_url, "HEARTHLINE_API_KEY": cloud.admin_key, "MQTT_PORT": str(cloud.mqtt_port)}
+        said = run("move-an-alink-fleet.md", tmp_path, 5, environment)
+        devices = {item["device_name"]: item for item in cloud.api.get("/v1/products/a1TestPk001/devices")["items"]}
+    assert "3 created, 0 there already, 0 failed" in said
+    assert set(devices) == {"stove-001", "stove-002", "stove-003"}
+    assert (devices["stove-001"]["state"], devices["stove-002"]["state"]) == ("activated", "manufactured")
+    assert re.search(r'"state":\s?"completed"', said), said
+    assert re.search(r'"delta":\s?{}', said)
+    assert '"mode"' in said or "registered_only" in said

@@ -19,6 +19,11 @@ class Mutant:
 
 
 MUTANTS = {
+    "no_idempotency": Mutant(
+        "cloud/foundation/idempotency.py",
+        "        if self._key is None:\n            return None\n        row = self._find(work)",
+        "        if True:\n            return None\n        row = self._find(work)",
+    ),
     "await_the_model": Mutant(
         "edge_agent/pipeline/refine.py",
         "        await self._intake.room()\n\n    def record",

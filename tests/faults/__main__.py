@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.faults import rows_agent, rows_buffer, rows_cloud, rows_limits, rows_link, rows_scale, rows_store  # noqa: F401 - they enter their faults
+from tests.faults import rows_agent, rows_api, rows_buffer, rows_cloud, rows_limits, rows_link, rows_scale, rows_store  # noqa: F401 - they enter their faults
 from tests.faults.harness import FAULTS, run_all, write_json, write_table
 
 ROOT = Path(__file__).parents[2]

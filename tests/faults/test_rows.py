@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import rows_agent, rows_buffer, rows_cloud, rows_limits, rows_link, rows_scale, rows_store  # noqa: F401 - they enter their faults
+from tests.faults import rows_agent, rows_api, rows_buffer, rows_cloud, rows_limits, rows_link, rows_scale, rows_store  # noqa: F401 - they enter their faults
 from tests.faults.harness import FAULTS, Clouds, Fault, NotHere, caught, play
 
 FEW = [one for one in sorted(FAULTS, key=lambda one: one.row) if one.few]

@@ -352,7 +352,7 @@ def test_a_disabled_device_loses_its_session(nats: Nats, door: Door) -> None:
 
 
 def test_a_disabled_device_loses_its_session_though_the_event_was_lost(nats: Nats, start_door: StartDoor) -> None:
-    assert RECHECK_S <= 30, "half of what is promised"
+    assert 2 * RECHECK_S <= 45, "a session that began within a round is looked at in the next, within the 60 s that are promised"
     door = start_door(recheck_s=0.2)
     client, other = RawClient(door.port, "d1", version=5).open(), RawClient(door.port, "d2", version=5).open()
     nats.on_bus(lambda bus: bus.request("test.disable", b"d1"))

@@ -9,8 +9,13 @@ import aiomqtt
 import httpx
 import pytest
 
+from edge_agent.northbound.link import MqttUplink
+from edge_agent.ports import LinkDown
+from protocols.edgelink.frame import FrameHeader, encode_frame
+from protocols.edgelink.lanes import Lane
+from protocols.edgelink.topics import EdgeChannel
 from protocols.errors import Reason
-from protocols.mqtt.codec import Connect, Disconnect, PingReq, PingResp, PublishRun, encode
+from protocols.mqtt.codec import Connect, Disconnect, Packet, PingReq, PingResp, PublishRun, encode
 from tests.e2e.platform import Cloud, wait_until
 from tests.fakes.maker import Maker
 from tests.integration.access_rig import RawClient
@@ -61,9 +66,13 @@ class TlsClient(RawClient):
 
     def lives(self) -> bool:
         self.sock.sendall(encode(PingReq()))
-        while isinstance(packet := self.next(20), PublishRun):  # the answer to a post
+        return isinstance(self.next_but_answers(20), PingResp)
+
+    def next_but_answers(self, timeout_s: float) -> Packet | PublishRun | None:
+        """The next packet that is no answer to a post."""
+        while isinstance(packet := self.next(timeout_s), PublishRun):
             pass
-        return isinstance(packet, PingResp)
+        return packet
 
 
 Add = Callable[[Maker], int]
@@ -106,7 +115,7 @@ def test_a_certificate_lets_its_device_in_and_one_authority_takes_over_from_anot
     assert second.code() == 0
     assert first.lives(), "both are in force during a rotation"
     assert api.delete(f"/v1/certificate-authorities/{number}").status_code == 204
-    assert first.next(60) == Disconnect(0x98)
+    assert first.next_but_answers(60) == Disconnect(0x98)
     assert second.lives()
     wait_until(lambda: TlsClient(cloud, "d1", product_key, by_old).code() == 0x86, 30, "the retired one lets nobody in")
     listed = {one["subject"]: one["retired"] for one in api.get("/v1/certificate-authorities").json()["items"]}
@@ -174,3 +183,21 @@ def test_authorities_live_through_a_restart_of_the_front_door(
     other: Any = api.post("/v1/certificate-authorities", json={"pem": "nonsense"})
     assert (other.status_code, other.json()["type"]) == (422, "urn:hearthline:problem:bad-certificate")
     assert api.delete(f"/v1/certificate-authorities/{number}").status_code == 204
+
+
+async def test_a_gateway_s_uplink_shows_its_certificate(cloud: Cloud, api: httpx.Client, add: Add, tmp_path: Path) -> None:
+    maker = Maker.new("Maker CA of gateways")
+    secret = cloud.device("gateway", "gw-1")
+    add(maker)
+    certificate = maker.file(tmp_path, "gw-1", "gateway")
+    wait_until(lambda: TlsClient(cloud, "gw-1", "gateway", certificate).code() == 0, 30, "the authority is known")
+    assert api.put("/v1/devices/gateway/gw-1/identity", json={"accepts": "certificate"}).status_code == 200
+    more: Any = {"keepalive_s": 30, "window": 4, "tls": True, "ca_file": cloud.data / "tls" / "ca.pem"}
+    bare = MqttUplink("localhost", cloud.mqtts_port, "gateway", "gw-1", secret, **more)
+    with pytest.raises(LinkDown):
+        async with bare.connect():
+            pass
+    uplink = MqttUplink("localhost", cloud.mqtts_port, "gateway", "gw-1", secret, certificate=(certificate, certificate), **more)
+    async with uplink.connect() as session:
+        frame = encode_frame(FrameHeader(bytes(16), 1, Lane.LIVE, 1, 1, 0, 1))
+        assert await session.publish(EdgeChannel.UP_LIVE, frame) == 0

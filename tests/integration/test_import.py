@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,11 +49,13 @@ def test_ten_thousand_devices_are_imported_in_one_request(cloud: Cloud, api: htt
     assert api.post("/v1/products", content=b"x" * (2 << 20)).status_code == 413, "other routes take no more than before"
 
 
-def imported(cloud: Cloud, product: Product, folder: Path, *more: str) -> "subprocess.CompletedProcess[str]":
+def imported(cloud: Cloud, product: Product, folder: Path, *more: str, terminal: int | None = None) -> "subprocess.CompletedProcess[str]":
+    """`terminal`: a file descriptor that is the command's stderr."""
     command = [sys.executable, "-m", "cloud", "device", "import", product.key, "fleet.csv", "--out", "secrets.csv", *more]
     environment = os.environ | {"HEARTHLINE_API_URL": cloud.api_url, "HEARTHLINE_API_KEY": cloud.admin_key}
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent.parent)
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    stderr = subprocess.PIPE if terminal is None else terminal
+    return subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=120)
 
 
 def table(path: Path) -> list[list[str]]:
@@ -86,6 +89,19 @@ def test_a_fleet_moves_with_its_old_secrets_and_a_run_is_safe_to_repeat(cloud: C
     assert again.returncode == 0, again.stderr
     assert "0 created, 1202 there already, 0 failed" in again.stderr
     assert dict(row for row in table(tmp_path / "secrets.csv")[1:]) == secrets
+
+
+def test_on_a_terminal_a_bar_shows_how_far_it_is(cloud: Cloud, api: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "fleet.csv").write_text("device_name\n" + "".join(f"d{n}\n" for n in range(700)))
+    ours, theirs = pty.openpty()
+    try:
+        assert imported(cloud, Product(api, "closed"), tmp_path, terminal=theirs).returncode == 0
+        shown = os.read(ours, 65_536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "700/700" in shown
+    assert "700 created" in shown
 
 
 def test_a_run_that_was_cut_short_before_its_answer_loses_no_secret(cloud: Cloud, api: httpx.Client, tmp_path: Path) -> None:

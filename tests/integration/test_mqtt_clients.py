@@ -16,6 +16,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from cloud.access.model import Delivered, Downlink, Kind, encode_downlink
+from cloud.access.service import AccessDownlink
+from cloud.devices.model import Order
 from cloud.foundation.bus import Bus
 from cloud.foundation.clock import now_ms
 from protocols.alink.credentials import sign
@@ -207,6 +209,24 @@ def test_a_message_is_not_delivered_after_its_time_and_says_how_much_is_left(nat
     wait_for(lambda: device.received)
     assert device.payloads() == [(b"long", False)]
     assert 1 <= device.received[0].properties.MessageExpiryInterval <= 100
+    device.leave()
+
+
+def test_a_command_is_not_sent_after_its_time_and_an_mqtt_5_device_is_told_until_when(nats: Nats, door: Door) -> None:
+    device = Device(door).connect()
+
+    async def command(bus: Bus) -> list[bool]:
+        downlink, target = AccessDownlink(bus), (PRODUCT_KEY, "d1")
+        method = "thing.service.property.set"
+        times = {"1": now_ms() - 1, "2": now_ms() + 90_000}
+        orders = [Order(1, one, target, None, method, {"on": 1}, expires_ms) for one, expires_ms in times.items()]
+        return [await downlink.deliver_command(order) for order in orders]
+
+    assert nats.on_bus(command) == [False, True]
+    wait_for(lambda: device.received)
+    (message,) = device.received
+    assert msgspec.json.decode(message.payload)["id"] == "2"
+    assert 1 <= message.properties.MessageExpiryInterval <= 90
     device.leave()
 
 

@@ -340,3 +340,17 @@ async def test_a_key_is_forgotten_after_a_day(rig: Rig) -> None:
         work.session.execute(update(IdempotencyRow).values(created_ms=IdempotencyRow.created_ms - KEPT_MS - 1))
         work.commit()
     assert (forget_expired(rig.database), rows(rig, IdempotencyRow)) == (1, 0)
+
+
+async def test_a_maker_brings_the_key_that_its_firmware_carries(rig: Rig) -> None:
+    body = {"name": "Stove", "tsl": TSL, "product_key": "a1TestPk001"}
+    assert rig.created(await rig.one.post("/v1/products", json=body))["product_key"] == "a1TestPk001"
+    for client in (rig.one, rig.two):
+        detail = problem(await client.post("/v1/products", json=body), 409, "product-exists")["detail"]
+        assert "ask whoever runs the platform" in detail
+    for key in ("sys", "gateway", "a b c d", "abc", "x" * 33, "a/b/c"):
+        assert (await rig.one.post("/v1/products", json={**body, "product_key": key})).status_code == 422
+    path = "/v1/products/a1TestPk001/registration/secret"
+    assert (await rig.one.post(path, json={"product_secret": "VendorSecret16ch"})).json() == {"product_secret": "VendorSecret16ch"}
+    problem(await rig.one.post(path, json={"product_secret": "short"}), 422, "invalid-request")
+    assert len((await rig.one.post(path)).json()["product_secret"]) == 32

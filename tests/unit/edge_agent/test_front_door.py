@@ -18,6 +18,7 @@ from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Decoder
 from protocols.mqtt.encoder import encode
 from protocols.mqtt.packets import ConnAck, Connect, PubAck
+from protocols.mqtt.properties import Properties
 from protocols.mqtt.run import PublishRun, encode_publish
 from protocols.thing.model import parse_thing_model
 from tests.fakes.edge import FakeClock, FakeIntake, FakePresence
@@ -165,6 +166,21 @@ async def test_one_message_alone_gets_the_same_answer_as_one_in_a_run(version: i
     assert [packet.packet_id for packet in heard if isinstance(packet, PubAck)] == [1, 2, 3]
     bodies = [body | {"id": ""} for _, body in (entry for entry in heard if isinstance(entry, tuple))]
     assert bodies[0] == bodies[1] == bodies[2]
+
+
+async def test_an_mqtt_5_appliance_may_use_topic_aliases_and_is_told_that_no_session_is_kept() -> None:
+    rig = Rig()
+    hood = rig.attach(version=5)
+    (connack,) = hood.connack
+    assert (connack.properties.topic_alias_maximum, connack.properties.session_expiry_interval) == (16, 0)
+    alias = Properties(topic_alias=2)
+    for number, topic in ((1, POST), (2, ""), (3, "")):
+        hood.send(encode_publish(topic, timed(number), 1, number, version=5, properties=alias))
+    await rig.commit()
+    heard = hood.heard()
+    assert [packet.packet_id for packet in heard if isinstance(packet, PubAck)] == [1, 2, 3]
+    assert [entry[1]["id"] for entry in heard if isinstance(entry, tuple)] == ["1", "2", "3"]
+    assert len(rig.intake.readings) == 6
 
 
 async def test_a_message_sent_again_is_acknowledged_again_and_stored_once() -> None:

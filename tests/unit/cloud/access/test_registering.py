@@ -13,7 +13,7 @@ from cloud.devices.model import Credentials, Identity
 from protocols.alink.codes import Code
 from protocols.alink.credentials import sign
 from protocols.alink.registration import Claim, Grant, RegistrationRefused, ask
-from protocols.errors import Reason, TryAgain
+from protocols.errors import Reason, Refused, TryAgain
 from protocols.mqtt.codec import ConnAck, Connect, Disconnect, PublishRun, SubAck, Subscribe, Will, encode, encode_publish
 from protocols.mqtt.pace import BURST
 from protocols.mqtt.packets import ConnectCode
@@ -32,13 +32,13 @@ class Office:
     def __init__(self) -> None:
         self.claims: list[Claim] = []
         self.confirmed: list[int] = []
-        self.answer: Exception | None = None
+        self.answer: Refused | TryAgain | None = None
 
-    def register(self, claim: Claim) -> Grant:
-        self.claims.append(claim)
-        if self.answer is not None:
+    def register(self, claims: Sequence[Claim]) -> list[Grant | Refused | TryAgain]:
+        self.claims += claims
+        if isinstance(self.answer, TryAgain):
             raise self.answer
-        return GRANT
+        return [GRANT if self.answer is None else self.answer for _ in claims]
 
     def confirm(self, device_ids: Sequence[int]) -> None:
         if self.answer is not None:

@@ -109,7 +109,7 @@ def test_what_a_session_holds_counts() -> None:
     full.downlink = Downlink(0, 10, 10_000, keeps=True)
     full.downlink.offer(Message("topic", bytes(2_000)), 0.0)
     full.subscriptions = Subscriptions(10, 1_000)
-    full.subscriptions.add("x" * 500, 1)
+    full.subscriptions.subscribe([("x" * 500, 1)])
     assert size_of(full) > size_of(session()) + 2_500
 
 
