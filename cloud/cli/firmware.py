@@ -54,7 +54,7 @@ def delete_firmware(firmware_id: int, key: KeyOption, api_url: UrlOption = URL) 
 
 @app.command("offer")
 def offer(firmware_id: int, device_names: list[str], key: KeyOption, api_url: UrlOption = URL, output: OutputOption = Output.TABLE) -> None:
-    """Offer an image to devices of its product; asked again, nothing is offered twice."""
+    """Offer an image to devices of its product; one that failed is offered it again."""
     found = call("POST", api_url, key, f"/v1/firmware/{firmware_id}/offers", {"device_names": device_names})
     show(found["offers"], output)
     if found["unknown"]:

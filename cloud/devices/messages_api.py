@@ -1,4 +1,4 @@
-"""Routes of messages that no thing model describes: broadcasts to a product, messages on custom topics; and binding by a token."""
+"""Routes of messages that no thing model describes: broadcasts to a product, and messages on custom topics."""
 
 import asyncio
 import base64
@@ -6,15 +6,13 @@ import binascii
 import secrets
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud.devices.binding import LONGEST, SHORTEST, bind
-from cloud.devices.ports import Changes, Downlink
+from cloud.devices.ports import Downlink
 from cloud.devices.registry import find_device
 from cloud.foundation.audit import record
 from cloud.foundation.db import Database
-from cloud.foundation.idempotency import Once
 from cloud.foundation.problems import not_found
 from cloud.products.service import own_product
 from cloud.tenancy.api import Caller
@@ -66,19 +64,6 @@ class DeliveredView(BaseModel):
     delivered: Annotated[bool, Field(description="Whether the device's session took it; nothing waits for a device that is away.")]
 
 
-class Shown(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    token: Annotated[str, Field(min_length=SHORTEST, max_length=LONGEST, description="What the device shows.")]
-    site: Annotated[str, Field(min_length=1, max_length=128, description="Home or line; made when it is new.")]
-
-
-class Bound(BaseModel):
-    product_key: str
-    device_name: str
-    site: str
-
-
 @router.post("/v1/products/{product_key}/broadcast", operation_id="broadcast")
 async def broadcast(request: Request, caller: Caller, product_key: str, body: BroadcastMessage) -> ReachedView:
     """Send a message to all connected devices of a product, at once and at most once; also to those behind gateways that speak Alink."""
@@ -115,22 +100,3 @@ async def send(request: Request, caller: Caller, product_key: str, device_name: 
     await asyncio.to_thread(check)
     topic = str(Topic(Kind.CUSTOM, product_key, device_name, body.topic))
     return DeliveredView(delivered=await downlink.deliver_message((product_key, device_name), topic, payload, body.qos))
-
-
-@router.post("/v1/devices/bind", operation_id="bind_device", response_model=Bound)
-async def bind_device(request: Request, caller: Caller, body: Shown, once: Once) -> Response:
-    """Claim the device that has shown this token in the last ten minutes, for a home or a line: the token counts once."""
-    database: Database = request.app.state.database
-    changes: Changes = request.app.state.changes
-
-    def apply() -> tuple[Response, tuple[str, str] | None]:
-        with database.unit_of_work(caller.tenant_id) as work:
-            if (known := once.known(work)) is not None:
-                return known, None
-            key = bind(work, body.token, body.site, caller.key_name)
-            return once.commit(work, Bound(product_key=key[0], device_name=key[1], site=body.site)), key
-
-    answer, key = await asyncio.to_thread(apply)
-    if key is not None:
-        await changes.registry_changed(*key)
-    return answer

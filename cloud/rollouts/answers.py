@@ -41,7 +41,7 @@ def answers(base_url: Callable[[], str]) -> Mapping[Kind, Handler]:
         return Answer(data=b"{}" if image is None else _encode(image.offer()))
 
     def on_config_get(talk: Talk) -> Answer:
-        held = configuration_for(talk.session, talk.key[0])
+        held = configuration_for(talk.session, talk.tenant_id, talk.key[0])
         if held is None:
             return Answer(Code.NO_CONFIGURATION, message="the product has no configuration: give it one on the platform")
         if not held.enabled:

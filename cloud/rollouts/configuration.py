@@ -47,10 +47,15 @@ def switch_configuration(work: UnitOfWork, product_key: str, enabled: bool) -> N
     work.session.execute(change.values(enabled=enabled, updated_ms=now_ms()))
 
 
-def configuration_for(session: Session, product_key: str) -> Configuration | None:
+def count_configurations(work: UnitOfWork, product_key: str) -> int:
+    """1 or 0: a product that has one is not deleted."""
+    return int(_row(work.session, product_key) is not None)
+
+
+def configuration_for(session: Session, tenant_id: int, product_key: str) -> Configuration | None:
     """What a device of the product is given; `session` is of the whole system."""
     row = _row(session, product_key)
-    return None if row is None else _configuration(row)
+    return None if row is None or row.tenant_id != tenant_id else _configuration(row)
 
 
 def download_of(database: Database, token: str) -> str | None:

@@ -123,6 +123,7 @@ def fetch_task(session: Session, device_id: int, asked: str, time_ms: int) -> tu
         .where(JobTaskRow.device_id == device_id)
         .order_by(JobTaskRow.id)
         .limit(1)
+        .with_for_update(of=JobTaskRow)
     )
     if asked == NEXT:
         query = query.where(JobTaskRow.status.in_(OPEN), JobTaskRow.due_ms >= time_ms)
@@ -146,7 +147,7 @@ def fetch_task(session: Session, device_id: int, asked: str, time_ms: int) -> tu
 def update_task(session: Session, device_id: int, told: JobUpdate, time_ms: int) -> None:
     """A device said how far it is. Raises Refused: UNKNOWN_IDENTIFIER (no such job of it), OUT_OF_RANGE (what it says), NOT_ALLOWED."""
     task_id = _number(told.taskId)
-    row = None if task_id is None else session.get(JobTaskRow, task_id)
+    row = None if task_id is None else session.get(JobTaskRow, task_id, with_for_update=True)
     if row is None or row.device_id != device_id:
         raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{told.taskId[:40]}: no such job of this device")
     said = next((status for status in SAID if status == told.status), None)

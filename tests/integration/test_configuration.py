@@ -74,6 +74,15 @@ async def test_an_address_ends_with_the_next_file_with_the_switch_and_with_the_c
     problem(await rig.nobody.get(new), 404, "no-such-download")
 
 
+async def test_a_product_is_not_deleted_with_its_configuration(rig: Rig) -> None:
+    path = f"/v1/products/{await rig.product(rig.one)}"
+    await rig.one.put(f"{path}/configuration", content=b"one")
+    answer = await rig.one.delete(path)
+    assert (answer.status_code, "configuration" in answer.json()["detail"]) == (409, True)
+    await rig.one.delete(f"{path}/configuration")
+    assert (await rig.one.delete(path)).status_code == 204
+
+
 async def test_a_push_tells_the_connected_devices_and_their_answers_are_in_their_logs(rig: Rig) -> None:
     product_key = await rig.product(rig.one)
     await rig.device(rig.one, product_key, "s1")
