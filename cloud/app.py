@@ -296,8 +296,8 @@ def build_api(
     from fastapi import FastAPI
 
     from cloud.devices import api as devices
+    from cloud.devices import binding_api, groups_api, identity_api, import_api, messages_api, search_api
     from cloud.devices import commands_api as commands
-    from cloud.devices import identity_api, import_api
     from cloud.devices import registration_api as device_registration
     from cloud.devices import shadow_api as shadow
     from cloud.devices import topology_api as topology
@@ -310,7 +310,10 @@ def build_api(
     from cloud.products import library_api, versions_api
     from cloud.products import registration_api as product_registration
     from cloud.rollouts import api as firmware
+    from cloud.rollouts import configuration_api, jobs_api
+    from cloud.rollouts.configuration import count_configurations
     from cloud.telemetry import api as telemetry
+    from cloud.telemetry import events_api
     from cloud.tenancy.service import KnownKeys
 
     app = FastAPI(
@@ -326,22 +329,12 @@ def build_api(
     state.known_keys = KnownKeys()
     state.device_address, state.doorkeeper = device_address, device_registration.Doorkeeper()
     state.depot, state.base_url, state.firmware_bytes = depot, base_url, firmware_bytes
-    state.product_uses = {"devices": count_devices}
+    state.product_uses = {"devices": count_devices, "configurations": count_configurations}
     problems.install(app, larger={"/v1/firmware": firmware_bytes, import_api.PATH_END: import_api.MOST_BYTES})
-    slices = (
-        products,
-        versions_api,
-        library_api,
-        product_registration,
-        devices,
-        identity_api,
-        import_api,
-        commands,
-        shadow,
-        topology,
-        firmware,
-    )
-    for module in (foundation, *slices, telemetry, ingest, account, device_registration):
+    of_products = (products, versions_api, library_api, product_registration)
+    of_devices = (messages_api, binding_api, search_api, groups_api, devices, identity_api, import_api, commands, shadow, topology)
+    delivered = (firmware, configuration_api, jobs_api)
+    for module in (foundation, *of_products, *of_devices, *delivered, telemetry, events_api, ingest, account, device_registration):
         app.include_router(module.router)
     return app
 
@@ -417,10 +410,12 @@ class Ready:
 def prepare_directory(settings: Settings) -> str | None:
     """Make what the data directory lacks: secrets, schema, the first tenant. Returns its admin key if it was made now."""
     # (the tables of every slice, so that the schema is known to be whole)
+    import cloud.artefacts.tables
     import cloud.devices.tables
     import cloud.foundation.idempotency
     import cloud.ingest.tables
     import cloud.products.tables
+    import cloud.rollouts.tables
     import cloud.tenancy.tables  # noqa: F401
     from cloud.foundation.schema import upgrade
     from cloud.tenancy.service import create_first_tenant

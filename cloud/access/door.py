@@ -10,7 +10,7 @@ from cloud.access.away import Away, Farewell, expires_at
 from cloud.access.certificates import Trust, named_by
 from cloud.access.gate import FrameGate
 from cloud.access.group import GroupCommit, Owner
-from cloud.access.model import Downlink
+from cloud.access.model import Broadcast, Downlink
 from cloud.access.proof import fingerprint, standing
 from cloud.access.refusals import Client, RefusalLedger, claimed
 from cloud.access.slowed import Slowed
@@ -21,6 +21,7 @@ from cloud.foundation.clock import now_ms
 from protocols.alink.codes import Code
 from protocols.alink.credentials import answers_on_the_topic
 from protocols.alink.registration import Grant
+from protocols.alink.topics import Kind, Topic
 from protocols.errors import Reason, Refused
 from protocols.mqtt.codec import Connect
 from protocols.mqtt.events import Disconnected, Event, KeptSession
@@ -224,13 +225,19 @@ class FrontDoor:
 
         One that expires waits for subscribers that are away, too, and does not count there.
         """
-        taken = 0
-        for key in self.all_keys(product_key):
-            connection = self.sessions.get(key)
-            granted = self.away.kept.granted(key, topic) if connection is None else connection.session.granted(topic)
-            if granted is not None:
-                taken += self.deliver((Downlink(*key, topic, payload, min(qos, granted), expires_ms, waits=True),))
-        return taken
+        return sum(self._tell_subscriber(key, topic, payload, qos, expires_ms) for key in self.all_keys(product_key))
+
+    def _tell_subscriber(self, key: Key, topic: str, payload: bytes, qos: int, expires_ms: int = 0) -> int:
+        connection = self.sessions.get(key)
+        granted = self.away.kept.granted(key, topic) if connection is None else connection.session.granted(topic)
+        return 0 if granted is None else self.deliver((Downlink(*key, topic, payload, min(qos, granted), expires_ms, waits=True),))
+
+    def tell(self, key: Key, message: Broadcast) -> int:
+        """A device its copy of a broadcast: 1 when its session took it."""
+        if not message.kind:
+            return self._tell_subscriber(key, message.topic, message.payload, message.qos)
+        topic = str(Topic(Kind(message.kind), *key, call=message.call))
+        return self.deliver((Downlink(*key, topic, message.payload, message.qos),))
 
     def all_keys(self, product_key: str | None = None) -> list[Key]:
         """The devices with a session, connected or kept; of one product only if it is given."""

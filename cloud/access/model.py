@@ -25,6 +25,7 @@ DELIVER_SUBJECT = "access.deliver"
 DOWN_SUBJECT = "access.down"
 INGESTED_SUBJECT = "ingest.committed"  # the stream's sequence up to which everything is committed, in decimal digits
 REPLAY_SUBJECT = "access.replay"
+BROADCAST_SUBJECT = "access.broadcast"
 MAX_MESSAGES = 2_000
 FRAME_WEIGHT = 50  # messages: a frame of a gateway may hold 100,000 readings, and whoever evaluates takes a whole message at once
 MAX_BYTES = 512 * 1024
@@ -104,6 +105,26 @@ class Delivered(msgspec.Struct, frozen=True, gc=False):
     """The answer to `access.deliver`: whether a session took the message."""
 
     delivered: bool
+
+
+class Broadcast(msgspec.Struct, frozen=True, gc=False):
+    """`access.broadcast`: one message for all connected devices of a product.
+
+    With `kind` (of a topic) each gets it on its own topic of that kind, whatever it subscribed; otherwise on `topic`, if it subscribed it.
+    """
+
+    product_key: str
+    payload: bytes
+    qos: int = 0
+    kind: str = ""
+    call: str = ""
+    topic: str = ""
+
+
+class Reached(msgspec.Struct, frozen=True, gc=False):
+    """The answer: how many sessions took it."""
+
+    devices: int
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):

@@ -20,16 +20,19 @@ from cloud.access.door import Attendee, FrontDoor, Key
 from cloud.access.group import GroupCommit
 from cloud.access.model import (
     ACCESS_ITSELF,
+    BROADCAST_SUBJECT,
     DELIVER_SUBJECT,
     DOWN_SUBJECT,
     INGESTED_SUBJECT,
     REPLAY_SUBJECT,
     UPLINK_STREAM,
     UPLINK_SUBJECT,
+    Broadcast,
     Delivered,
     Kind,
     Lease,
     PresenceNote,
+    Reached,
     ReplayAnswer,
     ReplayRequest,
     SessionRow,
@@ -61,6 +64,7 @@ REPLAY_S = 4.0  # for a replayed message to get on disk
 LOOKUPS_S = 0.05  # between lookups of whose quarantine it belongs to
 RECHECK_S = 20.0  # of a round in which sessions are held against the registry, heard of or not; a new one may be first seen in the next
 RECHECKED_TOGETHER = 100  # a few ms of the interpreter: who posts meanwhile does not notice
+TOLD_TOGETHER = 200  # of a broadcast, before others get a turn
 
 # A device that asked for no keepalive and lost its power is noticed by the kernel, after four minutes.
 _HALF_OPEN = (
@@ -71,6 +75,7 @@ _HALF_OPEN = (
 )
 
 _decode_replay = msgspec.msgpack.Decoder(ReplayRequest).decode
+_decode_broadcast = msgspec.msgpack.Decoder(Broadcast).decode
 _decode_change = msgspec.json.Decoder(RegistryChange).decode
 
 
@@ -252,6 +257,7 @@ class _BusSide:
     async def subscribe(self) -> None:
         await self._bus.serve(DELIVER_SUBJECT, self._deliver)
         await self._bus.serve(REPLAY_SUBJECT, self._replay)
+        await self._bus.serve(BROADCAST_SUBJECT, self._broadcast)
         await self._bus.subscribe(DOWN_SUBJECT, self._down)
         await self._bus.subscribe(INGESTED_SUBJECT, self._ingested)
         await self._bus.subscribe(REGISTRY_CHANGED, self._changed)
@@ -265,6 +271,15 @@ class _BusSide:
 
     async def _deliver(self, data: bytes) -> bytes:
         return msgspec.msgpack.encode(Delivered(self._door.deliver((decode_downlink(data),)) == 1))
+
+    async def _broadcast(self, data: bytes) -> bytes:
+        message = _decode_broadcast(data)
+        reached = 0
+        for n, key in enumerate(self._door.all_keys(message.product_key), 1):
+            reached += self._door.tell(key, message)
+            if n % TOLD_TOGETHER == 0:
+                await asyncio.sleep(0)
+        return msgspec.msgpack.encode(Reached(reached))
 
     async def _replay(self, data: bytes) -> bytes:
         request, commit = _decode_replay(data), self._door.commit

@@ -49,7 +49,9 @@ class Upload:
         """Raises Refused(TOO_MANY) beyond the bound."""
         self.size += len(data)
         if self.size > self._most:
-            raise Refused(Reason.TOO_MANY, f"an image has at most {self._most} bytes: make it smaller, or raise HEARTHLINE_FIRMWARE_MIB")
+            raise Refused(
+                Reason.TOO_MANY, f"at most {self._most} bytes are taken: make it smaller; HEARTHLINE_FIRMWARE_MIB bounds firmware"
+            )
         self._sha256.update(data)
         self._md5.update(data)
         self._file.write(data)
@@ -57,7 +59,7 @@ class Upload:
     def finish(self) -> tuple[str, str]:
         """(sha256, md5) in hex, once the bytes are on disk. Raises Refused for none at all."""
         if not self.size:
-            raise Refused(Reason.MISSING_PARAMETER, "send the image's bytes as the body of the request")
+            raise Refused(Reason.MISSING_PARAMETER, "send its bytes as the body of the request")
         self._file.flush()
         os.fsync(self._file.fileno())
         sha256 = self._sha256.hexdigest()

@@ -5,7 +5,22 @@ Exit codes: 0 done, 1 refused (change something first), 2 wrong usage, 3 try aga
 
 import typer
 
-from cloud.cli import backup, ca, device, gateway, identity, product, quarantine, tenant, train, up
+from cloud.cli import (
+    backup,
+    ca,
+    configuration,
+    device,
+    firmware,
+    gateway,
+    group,
+    identity,
+    job,
+    product,
+    quarantine,
+    tenant,
+    train,
+    up,
+)
 from cloud.cli.output import fail
 from protocols.errors import PlatformError, Refused, TryAgain
 
@@ -19,6 +34,10 @@ app.add_typer(ca.app, name="ca")
 app.add_typer(backup.app, name="backup")
 app.add_typer(product.app, name="product")
 app.add_typer(device.app, name="device")
+app.add_typer(group.app, name="group")
+app.add_typer(firmware.app, name="firmware")
+app.add_typer(configuration.app, name="configuration")
+app.add_typer(job.app, name="job")
 app.add_typer(identity.authority, name="authority")
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(quarantine.app, name="quarantine")

@@ -1,5 +1,6 @@
 """The API as the command line calls it: the key, the address, pages, and what a problem becomes."""
 
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from cloud.cli.output import fail
 UrlOption = Annotated[str, typer.Option("--api-url", envvar="HEARTHLINE_API_URL", help="Where the API is.")]
 KeyOption = Annotated[str, typer.Option("--key", envvar="HEARTHLINE_API_KEY", help="An API key; better in the variable than here.")]
 
+TIMEOUT_S = 60.0  # the longest that the API lets a call wait is 30 s
 URL = "http://127.0.0.1:8080"
 
 
@@ -23,8 +25,12 @@ def call(
     headers: Mapping[str, str] | None = None,
     explain: Callable[[dict[str, Any]], str] | None = None,
     csv: str | None = None,
+    data: bytes | None = None,
+    once: bool = False,
 ) -> Any:
-    """One call with a JSON body or a CSV one; its JSON answer, None when it has no body.
+    """One call with a body in JSON, CSV, or as it is (`data`); its JSON answer, None when it has no body.
+
+    With `once` it makes something: when no answer comes, it is sent once more with the same Idempotency-Key, so that nothing is made twice.
 
     Ends the program with the problem's detail, and what `explain` makes of its other members: exit code 3 when it is worth trying again,
     1 otherwise.
@@ -32,11 +38,20 @@ def call(
     import httpx
 
     sent = {"Authorization": f"Bearer {key}", **(headers or {})} | ({} if csv is None else {"Content-Type": "text/csv"})
-    content = None if csv is None else csv.encode()
-    try:
-        answer = httpx.request(method, url + path, headers=sent, json=body, content=content, params=query, timeout=30)
-    except httpx.HTTPError as error:
-        fail(f"no answer from {url}: {error}", 3)
+    content = data if csv is None else csv.encode()
+    if data is not None:
+        sent["Content-Type"] = "application/octet-stream"
+    if once:
+        sent["Idempotency-Key"] = secrets.token_hex(16)
+    answer = None
+    for last in (False, True) if once else (True,):
+        try:
+            answer = httpx.request(method, url + path, headers=sent, json=body, content=content, params=query, timeout=TIMEOUT_S)
+            break
+        except httpx.HTTPError as error:
+            if last:
+                fail(f"no answer from {url}: {error}", 3)
+    assert answer is not None
     if answer.is_error:
         try:
             problem = answer.json()
@@ -44,6 +59,8 @@ def call(
         except (ValueError, KeyError, TypeError):
             detail = answer.text
         fail(f"{answer.status_code}: {detail}", 3 if answer.status_code == 503 else 1)
+    if answer.headers.get("content-type", "").startswith("application/octet-stream"):
+        return answer.content
     return answer.json() if answer.content else None
 
 

@@ -3,6 +3,7 @@
 import enum
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -38,6 +39,40 @@ def show(rows: list[dict[str, Any]], output: Output) -> None:
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     Console().print(table)
+
+
+def show_one(row: dict[str, Any], output: Output) -> None:
+    """One thing with all that is known of it: as a table a line a field."""
+    if output is Output.TABLE:
+        show([{"field": name, "value": json.dumps(found, ensure_ascii=False)} for name, found in row.items()], output)
+    else:
+        show([row], output)
+
+
+def read_values(pairs: list[str]) -> dict[str, Any]:
+    """`name=value` by name: a value that is JSON is that, any other is text.
+
+    >>> read_values(["level=3", "mode=eco", 'label="3"'])
+    {'level': 3, 'mode': 'eco', 'label': '3'}
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            fail(f"{pair}: write it as name=value", 2)
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a file, or of stdin for `-`."""
+    try:
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        fail(f"{path}: {error.strerror}", 1)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -33,7 +33,7 @@ def create_product(
     body: dict[str, Any] = {"name": name, "description": description, "node_type": "gateway" if gateway else "device"}
     body |= {} if product_key is None else {"product_key": product_key}
     body |= {"library": library} if tsl is None else {"tsl": draft.read_tsl(tsl)}
-    product = call("POST", api_url, key, "/v1/products", body)
+    product = call("POST", api_url, key, "/v1/products", body, once=True)
     show([{"product_key": product["product_key"], "name": product["name"]}], output)
 
 

@@ -1,4 +1,4 @@
-"""What devices ask and how they are answered (alink.md par. 5, 6, 8, 9), except for firmware. A new request is a new row of `ANSWERS`."""
+"""What devices ask and how they are answered (alink.md par. 5, 6, 8 to 10), except for what is delivered: a row of `ANSWERS` each."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,15 +6,17 @@ from typing import Final
 import msgspec
 
 from cloud.devices import topology
+from cloud.devices.binding import show_token
 from cloud.devices.conversation import Handler, Talk
-from cloud.devices.device_log import add_diagnosis, add_log
+from cloud.devices.device_log import add_diagnosis, add_log, log_mode
 from cloud.devices.model import RegistryChange
+from cloud.devices.moves import freed_by_device
 from cloud.devices.registration import register_behind, register_by_product
 from cloud.devices.service import credentials_in
 from cloud.devices.shadow import delete_desired, desired_values, document_of, load_shadow, set_spoken, store_document
 from cloud.devices.tags import delete_tags, set_tags
 from protocols.alink.codes import Answer, Code
-from protocols.alink.deviceinfo import clock_answer, reduced_tsl
+from protocols.alink.deviceinfo import clock_answer, log_content, reduced_tsl
 from protocols.alink.registration import RegistrationRefused, claim_of_form
 from protocols.alink.shadow import ShadowRefused, apply_shadow_message, shadow_content, shadow_done, shadow_failed
 from protocols.alink.topics import Kind
@@ -161,6 +163,8 @@ def _on_found(talk: Talk) -> Answer:
 
 def _on_reset(talk: Talk) -> Answer:
     talk.note("reset", "the device was reset to how it left the factory")
+    if freed_by_device(talk.session, talk.device_id):
+        talk.changes.append(RegistryChange(*talk.key))  # whoever holds its session looks again, after the answer has left
     return Answer()
 
 
@@ -173,8 +177,16 @@ def _on_lan_keys(talk: Talk) -> Answer:
     return Answer(Code.FAILED, message="control over the local network is not offered: the app controls devices through the platform")
 
 
-def _on_no_configuration(talk: Talk) -> Answer:
-    return Answer(Code.NO_CONFIGURATION, message="the product has no configuration: give it one on the platform")
+def _on_log_mode(talk: Talk) -> Answer:
+    return Answer(data=_encode(log_content(log_mode(talk.session, talk.device_id))))
+
+
+def _on_match(talk: Talk) -> Answer:
+    try:
+        show_token(talk.session, talk.tenant_id, talk.device_id, talk.params.token, talk.received_ms)
+    except Refused as refused:
+        return Answer(Code.BAD_PARAMS, message=str(refused))
+    return Answer()
 
 
 ANSWERS: Final[Mapping[Kind, Handler]] = {
@@ -186,10 +198,11 @@ ANSWERS: Final[Mapping[Kind, Handler]] = {
     Kind.DESIRED_GET: _on_desired_get,
     Kind.DESIRED_DELETE: _on_desired_delete,
     Kind.SHADOW_UPDATE: _on_shadow,
-    Kind.CONFIG_GET: _on_no_configuration,
     Kind.LOG_POST: _on_log,
     Kind.OTHER_LOG_POST: _on_log,
     Kind.DIAG_POST: _on_diagnosis,
+    Kind.LOG_CONFIG_GET: _on_log_mode,
+    Kind.AWSS_MATCH: _on_match,
     Kind.TOPO_ADD: _on_topo_add,
     Kind.TOPO_DELETE: _on_topo_delete,
     Kind.TOPO_GET: _on_topo_get,

@@ -48,7 +48,7 @@ class CreatedDevice(BaseModel):
     device_secret: Annotated[str, Field(description="Shown this once.")]
 
 
-class GatewayName(BaseModel):
+class DeviceName(BaseModel):
     product_key: str
     device_name: str
 
@@ -69,7 +69,7 @@ class DeviceSummary(BaseModel):
     activated: Annotated[int | None, Field(description="Its first connection, epoch ms.")]
     online: bool
     since: Annotated[int | None, Field(description="When it came or went, epoch ms; null before its first connection.")]
-    via: Annotated[GatewayName | None, Field(description="The gateway that carries its session; null for its own.")]
+    via: Annotated[DeviceName | None, Field(description="The gateway that carries its session; null for its own.")]
 
 
 class DeviceView(DeviceSummary):
@@ -95,7 +95,8 @@ class SiteName(BaseModel):
     site: Annotated[str, Field(min_length=1, max_length=128, description="Home or line; made when it is new.")]
 
 
-def _summary(device: Device) -> DeviceSummary:
+def summary(device: Device) -> DeviceSummary:
+    """A device as lists show it."""
     return DeviceSummary(
         product_key=device.product_key,
         device_name=device.device_name,
@@ -107,7 +108,7 @@ def _summary(device: Device) -> DeviceSummary:
         activated=device.activated_ms,
         online=device.online,
         since=device.since_ms,
-        via=None if device.via is None else GatewayName(product_key=device.via[0], device_name=device.via[1]),
+        via=None if device.via is None else DeviceName(product_key=device.via[0], device_name=device.via[1]),
     )
 
 
@@ -144,7 +145,7 @@ def list_all(request: Request, caller: Caller, product_key: str, limit: Limit = 
             raise not_found(f"Product {product_key}")
         devices = list_devices(work, product_key, read_cursor(cursor), limit + 1, lease_held=sessions.lease_held())
     more = len(devices) > limit
-    return DevicePage(items=[_summary(d) for d in devices[:limit]], next=write_cursor(devices[limit - 1].device_id) if more else None)
+    return DevicePage(items=[summary(d) for d in devices[:limit]], next=write_cursor(devices[limit - 1].device_id) if more else None)
 
 
 @router.get("/v1/devices/{product_key}/{device_name}", operation_id="get_device")
@@ -158,7 +159,7 @@ def get(request: Request, caller: Caller, product_key: str, device_name: str) ->
             raise not_found(f"Device {product_key}/{device_name}")
         values = reported(work, device.device_id)
     shadow = {identifier: ReportedValue(value=value, time=time_ms) for identifier, (value, time_ms) in values.items()}
-    return DeviceView(**dict(_summary(device)), reported=shadow, moves=[str(move) for move in allowed(State(device.state))])
+    return DeviceView(**dict(summary(device)), reported=shadow, moves=[str(move) for move in allowed(State(device.state))])
 
 
 @router.patch("/v1/devices/{product_key}/{device_name}", operation_id="change_device")

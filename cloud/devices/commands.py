@@ -6,7 +6,7 @@ handed one again.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Row, Select, and_, or_, select, update
@@ -17,6 +17,10 @@ from cloud.devices.tables import CommandRow, DeviceRow, PresenceRow
 from cloud.foundation.clock import now_ms
 from cloud.foundation.db import UnitOfWork
 from cloud.products.model import GATEWAY
+from protocols.thing.raw_bytes import encode
+from protocols.thing.raw_table import RawTable
+
+SET_METHOD: Final = "thing.service.property.set"
 
 _Gateway = aliased(DeviceRow, name="gateway")
 _GatewayPresence = aliased(PresenceRow, name="gateway_presence")
@@ -34,8 +38,12 @@ def create_command(
     state: CommandState = CommandState.SENT,
     is_call: bool = False,
     requested_by: str = "",
+    table: RawTable | None = None,
 ) -> Command:
-    """Note a command before it leaves: an answer must find it. `is_call`: the device is asked for an answer at once (RRPC)."""
+    """Note a command before it leaves: an answer must find it. `is_call`: the device is asked for an answer at once (RRPC).
+
+    A property set by a raw `table` that has messages for the way down leaves as bytes. Raises Refused(BAD_RAW).
+    """
     now = now_ms()
     row = CommandRow(
         device_id=route.device_id,
@@ -51,6 +59,9 @@ def create_command(
     )
     work.session.add(row)
     work.session.flush()
+    if table is not None and table.down and method == SET_METHOD and isinstance(params, Mapping):
+        row.raw = encode(table, params, row.id)
+        work.session.flush()
     return _command(row, *route.key)
 
 
@@ -66,6 +77,7 @@ def order_of(work: UnitOfWork, command: Command, route: Route) -> Order:
         command.params,
         command.expires_ms,
         command.is_call,
+        command.raw,
     )
 
 
@@ -158,6 +170,7 @@ def _order(row: CommandRow, device: DeviceRow, gateway: tuple[str, str] | None) 
         msgspec.json.decode(row.params),
         row.expires_ms,
         row.is_call,
+        row.raw,
     )
 
 
@@ -199,4 +212,5 @@ def _command(row: CommandRow, product_key: str, device_name: str) -> Command:
         is_call=bool(row.is_call),
         requested_by=row.requested_by or "",
         sent_ms=row.sent_ms,
+        raw=row.raw,
     )

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from cloud.devices.commands import commands_of, create_command, fail_command, find_command, order_of, stayed
+from cloud.devices.commands import SET_METHOD, commands_of, create_command, fail_command, find_command, order_of, stayed
 from cloud.devices.model import CALL_TTL_MS, COMMAND_TTL_MS, LONGEST_COMMAND_S, Command, CommandState, Order, Route
 from cloud.devices.ports import Downlink, Sessions
 from cloud.devices.registry import find_device, find_route
@@ -27,7 +27,6 @@ from protocols.thing.model import ThingModel
 
 router = APIRouter(tags=["commands"])
 
-SET_METHOD: Final = "thing.service.property.set"
 GET_METHOD: Final = "thing.service.property.get"
 LONGEST_WAIT_S: Final = 30
 _LOOK_S: Final = 0.1
@@ -257,7 +256,8 @@ def _prepare(
             state = CommandState.QUEUED
         ttl_ms = 1000 * expires_in_s if expires_in_s is not None else CALL_TTL_MS if is_call else COMMAND_TTL_MS
         by = caller.key_name
-        command = create_command(work, route, method, params, ttl_ms=ttl_ms, state=state, is_call=is_call, requested_by=by)
+        table = product.thing_model.raw_table
+        command = create_command(work, route, method, params, ttl_ms=ttl_ms, state=state, is_call=is_call, requested_by=by, table=table)
         order = order_of(work, command, route) if state is CommandState.SENT else None
         accepted = CommandAccepted(command_id=command.command_id)
         answer = once.commit(work, accepted, 202, running=only_online and order is not None)

@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from cloud.devices.model import LogEntry
-from cloud.devices.tables import DeviceLogRow
+from cloud.devices.tables import DeviceLogRow, LogSwitchRow
 from protocols.alink.deviceinfo import LEVELS, Diagnosis, LogLine, TemplateLog
 
 KEPT_LINES: Final = 1_000
@@ -61,3 +61,18 @@ def log_of(session: Session, device_id: int, before: int, limit: int) -> list[Lo
         LogEntry(row.id, row.received_ms, row.time, row.level, row.module, row.code, row.trace, row.content)
         for row in session.scalars(query)
     ]
+
+
+def log_mode(session: Session, device_id: int) -> int:
+    """Whether the device is to post its log: 1 yes, 0 no, which is how it begins."""
+    return session.scalar(select(LogSwitchRow.mode).where(LogSwitchRow.device_id == device_id)) or 0
+
+
+def set_log_mode(session: Session, device_id: int, mode: int, now_ms: int) -> None:
+    """Say whether it is to. A device that is away asks when it comes."""
+    row = session.get(LogSwitchRow, device_id)
+    if row is None:
+        session.add(LogSwitchRow(device_id=device_id, mode=mode, time_ms=now_ms))
+    else:
+        row.mode, row.time_ms = mode, now_ms
+    session.flush()

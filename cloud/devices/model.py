@@ -176,6 +176,7 @@ class Command:
     is_call: bool = False
     requested_by: str = ""
     sent_ms: int | None = None
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,16 @@ class Tag:
     value: str
     source: str
     time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A named set of devices, and how many it holds."""
+
+    group_id: int
+    name: str
+    created_ms: int
+    devices: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +258,8 @@ class Order:
     params: Any
     expires_ms: int
     is_call: bool = False
+    raw: bytes | None = None
+    """For a device that speaks no JSON: what it is sent instead, on its raw topic."""
 
 
 class RegistryChange(msgspec.Struct, frozen=True):

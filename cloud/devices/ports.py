@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from cloud.devices.model import Order
+from protocols.alink.topics import Kind
 
 
 class Downlink(Protocol):
@@ -17,6 +18,17 @@ class Downlink(Protocol):
 
     async def deliver_message(self, target: tuple[str, str], topic: str, payload: bytes, qos: int = 0) -> bool:
         """Hand any other message to the session of `target`. False: there is no such session. Raises TryAgain."""
+        ...
+
+    async def tell_all(self, product_key: str, kind: Kind, payload: bytes, qos: int = 0, *, call: str = "") -> int:
+        """Tell each connected device of a product on its own topic of this kind, whatever it subscribed; how many took it.
+
+        Raises TryAgain.
+        """
+        ...
+
+    async def tell_subscribers(self, product_key: str, topic: str, payload: bytes, qos: int = 0) -> int:
+        """Tell those devices of a product that subscribed `topic`; how many took it. Raises TryAgain."""
         ...
 
 

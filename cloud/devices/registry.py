@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, case, false, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
@@ -67,7 +67,7 @@ def site_id(work: UnitOfWork, name: str) -> int:
     return row.id
 
 
-def _devices() -> Select[DeviceRow, str | None, PresenceRow | None, DeviceRow | None, PresenceRow | None]:
+def devices_query() -> Select[DeviceRow, str | None, PresenceRow | None, DeviceRow | None, PresenceRow | None]:
     """Each device with its site's name, its presence, and the gateway it was last seen through with that one's presence."""
     return (
         select(DeviceRow, SiteRow.name, PresenceRow, _Gateway, _GatewayPresence)
@@ -78,7 +78,8 @@ def _devices() -> Select[DeviceRow, str | None, PresenceRow | None, DeviceRow | 
     )
 
 
-def _device(row: Row[DeviceRow, str | None, PresenceRow | None, DeviceRow | None, PresenceRow | None], lease_held: bool) -> Device:
+def read_device(row: Row[DeviceRow, str | None, PresenceRow | None, DeviceRow | None, PresenceRow | None], lease_held: bool) -> Device:
+    """One row of `devices_query`."""
     device, site, presence, gateway, gateway_presence = row
     online = presence is not None and presence.online and lease_held
     if gateway is not None:  # a device behind a gateway that is away cannot be online, whatever was last heard
@@ -100,15 +101,15 @@ def _device(row: Row[DeviceRow, str | None, PresenceRow | None, DeviceRow | None
 
 
 def find_device(work: UnitOfWork, product_key: str, device_name: str, *, lease_held: bool) -> Device | None:
-    query = _devices().where(DeviceRow.product_key == product_key, DeviceRow.device_name == device_name)
+    query = devices_query().where(DeviceRow.product_key == product_key, DeviceRow.device_name == device_name)
     row = work.session.execute(query).one_or_none()
-    return None if row is None else _device(row, lease_held)
+    return None if row is None else read_device(row, lease_held)
 
 
 def list_devices(work: UnitOfWork, product_key: str, after: int, limit: int, *, lease_held: bool) -> list[Device]:
     """The product's devices whose id is beyond `after`, by time of creation."""
-    query = _devices().where(DeviceRow.product_key == product_key, DeviceRow.id > after).order_by(DeviceRow.id).limit(limit)
-    return [_device(row, lease_held) for row in work.session.execute(query)]
+    query = devices_query().where(DeviceRow.product_key == product_key, DeviceRow.id > after).order_by(DeviceRow.id).limit(limit)
+    return [read_device(row, lease_held) for row in work.session.execute(query)]
 
 
 def count_devices(work: UnitOfWork, product_key: str) -> int:
@@ -118,13 +119,19 @@ def count_devices(work: UnitOfWork, product_key: str) -> int:
 
 def search_devices(work: UnitOfWork, words: str, skip: int, limit: int, *, lease_held: bool) -> tuple[list[Device], int]:
     """The tenant's devices in whose name, product key or site `words` stands, by name, and how many there are in all."""
-    query = _devices()
+    query = devices_query()
     if words:
         columns = (DeviceRow.device_name, DeviceRow.product_key, SiteRow.name)
         query = query.where(or_(*(column.icontains(words, autoescape=True) for column in columns)))
     total = work.session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
     rows = work.session.execute(query.order_by(DeviceRow.device_name, DeviceRow.id).offset(skip).limit(limit))
-    return [_device(row, lease_held) for row in rows], total
+    return [read_device(row, lease_held) for row in rows], total
+
+
+def online_clause() -> ColumnElement[bool]:
+    """Whether a row of `devices_query` was last heard to be online: itself, and the gateway that carries it."""
+    gateway_there = or_(_Gateway.id.is_(None), func.coalesce(_GatewayPresence.online, false()))
+    return and_(func.coalesce(PresenceRow.online, false()), gateway_there)
 
 
 def count_online(work: UnitOfWork) -> tuple[int, int]:

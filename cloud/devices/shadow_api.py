@@ -1,13 +1,14 @@
 """Routes of the shadow, of tags and of devices' own logs."""
 
 import asyncio
-from typing import Annotated, Any, Final
+import secrets
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from cloud.devices.commands import create_command, order_of
-from cloud.devices.device_log import log_of
+from cloud.devices.commands import SET_METHOD, create_command, order_of
+from cloud.devices.device_log import log_mode, log_of, set_log_mode
 from cloud.devices.model import COMMAND_TTL_MS, CommandState, Device, Order, Route, Shadow
 from cloud.devices.ports import Downlink, Sessions
 from cloud.devices.registry import find_device, find_route
@@ -22,14 +23,14 @@ from cloud.foundation.problems import Problem, not_found
 from cloud.products.service import find_product
 from cloud.tenancy.api import Caller
 from cloud.tenancy.model import Principal
-from protocols.alink.deviceinfo import LONGEST_KEY, LONGEST_VALUE
+from protocols.alink.deviceinfo import LONGEST_KEY, LONGEST_VALUE, log_content
+from protocols.alink.messages import encode_command
 from protocols.alink.shadow import MOST_ATTRIBUTES, shadow_content
 from protocols.alink.topics import Kind, Topic
 from protocols.errors import Reason, Refused, TryAgain
+from protocols.thing.raw_table import RawTable
 
 router = APIRouter(prefix="/v1/devices/{product_key}/{device_name}", tags=["shadow"])
-
-SET_METHOD: Final = "thing.service.property.set"
 
 
 class DesiredMeta(BaseModel):
@@ -90,6 +91,12 @@ class LogLineView(BaseModel):
     code: str
     trace: str
     content: str
+
+
+class LogMode(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    mode: Annotated[Literal[0, 1], Field(description="1: the device is to post its log; 0: it is not.")]
 
 
 class LogPage(BaseModel):
@@ -164,14 +171,15 @@ def _change(
         delta = {name: value for name, value in delta_of(shadow).items() if name in wanted}
         route = find_route(work, device, lease_held=sessions.lease_held()) if delta and not shadow.spoken else None
         if route is not None:
-            order = _set_order(work, route, delta, caller.key_name)
+            order = _set_order(work, route, delta, caller.key_name, product.thing_model.raw_table)
         record(work.session, caller.tenant_id, caller.key_name, "desire", f"{product_key}/{device_name}", changes)
         work.commit()
     return shadow, device, order
 
 
-def _set_order(work: UnitOfWork, route: Route, delta: dict[str, object], by: str) -> Order:
-    command = create_command(work, route, SET_METHOD, delta, ttl_ms=COMMAND_TTL_MS, state=CommandState.SENT, requested_by=by)
+def _set_order(work: UnitOfWork, route: Route, delta: dict[str, object], by: str, table: RawTable | None) -> Order:
+    state = CommandState.SENT
+    command = create_command(work, route, SET_METHOD, delta, ttl_ms=COMMAND_TTL_MS, state=state, requested_by=by, table=table)
     return order_of(work, command, route)
 
 
@@ -236,3 +244,34 @@ def list_log(request: Request, caller: Caller, product_key: str, device_name: st
         for line in found[:limit]
     ]
     return LogPage(items=items, next=write_cursor(found[limit - 1].number) if len(found) > limit else None)
+
+
+@router.get("/log/mode", operation_id="get_log_mode")
+def get_log_mode(request: Request, caller: Caller, product_key: str, device_name: str) -> LogMode:
+    """Whether a device is to post its log."""
+    database: Database = request.app.state.database
+    with database.reading(caller.tenant_id) as work:
+        return LogMode.model_validate({"mode": log_mode(work.session, _device(work, request, product_key, device_name).device_id)})
+
+
+@router.put("/log/mode", operation_id="set_log_mode")
+async def put_log_mode(request: Request, caller: Caller, product_key: str, device_name: str, body: LogMode) -> LogMode:
+    """Say whether a device is to post its log. One that is connected is told at once, any other asks when it comes."""
+    database: Database = request.app.state.database
+    downlink: Downlink = request.app.state.downlink
+
+    def apply() -> None:
+        with database.unit_of_work(caller.tenant_id) as work:
+            device = _device(work, request, product_key, device_name)
+            set_log_mode(work.session, device.device_id, body.mode, now_ms())
+            record(work.session, caller.tenant_id, caller.key_name, "log_mode", f"{product_key}/{device_name}", {"mode": body.mode})
+            work.commit()
+
+    await asyncio.to_thread(apply)
+    key = (product_key, device_name)
+    push = encode_command(secrets.randbelow(1 << 32), "thing.config.log.push", log_content(body.mode))
+    try:
+        await downlink.deliver_message(key, str(Topic(Kind.LOG_CONFIG_PUSH, *key)), push)
+    except TryAgain as error:
+        get_logger().warning("log_mode.not_told", device="/".join(key), error=str(error))
+    return body

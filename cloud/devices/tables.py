@@ -83,6 +83,7 @@ class CommandRow(TenantOwned, Model):
     is_call: Mapped[bool] = mapped_column(Boolean, server_default=false())
     requested_by: Mapped[str] = mapped_column(String(64), server_default="")
     sent_ms: Mapped[int | None] = mapped_column(BigInteger)
+    raw: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 class ShadowRow(Model):
@@ -146,6 +147,26 @@ class DeviceLogRow(Model):
     code: Mapped[str] = mapped_column(String(64))
     trace: Mapped[str] = mapped_column(String(128))
     content: Mapped[str] = mapped_column(Text)
+
+
+class LogSwitchRow(Model):
+    """Whether a device is to post its log; no row: it is not."""
+
+    __tablename__ = "log_switch"
+
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"), primary_key=True, autoincrement=False)
+    mode: Mapped[int] = mapped_column(Integer)
+    time_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class ShownTokenRow(TenantOwned, Model):
+    """The token that a device shows to whoever holds it, as SHA-256 in hex; the newest of each device."""
+
+    __tablename__ = "shown_token"
+
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"), primary_key=True, autoincrement=False)
+    digest: Mapped[str] = mapped_column(String(64), index=True)
+    time_ms: Mapped[int] = mapped_column(BigInteger)
 
 
 class GroupRow(TenantOwned, Model):

@@ -15,6 +15,7 @@ from cloud.telemetry.model import SeriesKey, Text
 from protocols.alink.dialogue import Dialogue, Outcome, refusal, refused_data
 from protocols.alink.history import Checked, HistoryPost, Sample, check_part, refused_names
 from protocols.alink.messages import EventPost, MessageRefused, Post, check_times, post_decoder, reply
+from protocols.alink.raw import read_raw
 from protocols.alink.topics import Kind, Topic
 from protocols.errors import Reason, Refused
 from protocols.thing.datatypes import BoolType, DateType, EnumType, IntType, is_numeric
@@ -191,6 +192,8 @@ class Posts:
         if outcome.history is not None:
             refused = self._history(session, topic, known, payload, outcome.history, received_ms, sequence, harvest.rows)
             answer = reply(outcome.history.id, outcome.method, data=refused_data(refused))
+        if outcome.raw is not None:
+            answer = self._raw(session, topic, model, payload, received_ms, sequence, harvest)
         if outcome.request is not None:
             harvest.asked(sequence, session, topic, outcome, model, received_ms)
         if outcome.reply is not None:
@@ -200,6 +203,27 @@ class Posts:
             self._refuse(session, topic, payload, received_ms, outcome.refused.reason, str(outcome.refused))
         if answer is not None and answer_topic is not None:
             harvest.downlinks.append(Downlink(session.product_key, session.device_name, answer_topic, answer))
+
+    def _raw(
+        self, session: SessionRow, topic: str, model: ThingModel, payload: bytes, received_ms: int, sequence: int, harvest: "Harvest"
+    ) -> bytes | None:
+        """Bytes that the product's table reads; without one they are kept whole. What to send back, if the table says so."""
+        try:
+            told = read_raw(model, payload)
+        except Refused as error:
+            self._refuse(session, topic, payload, received_ms, error.reason, str(error))
+            return None
+        owner = DeviceFacts(session.tenant_id, session.device_id, session.product_key, session.device_name, None, False, True)
+        for identifier, value in told.values.items():
+            self._sample(owner, model, Sample(identifier, value, received_ms), sequence, harvest.rows)
+        if told.event is not None:
+            self._event(session, topic, payload, told.event, received_ms, sequence, harvest.rows)
+        if told.reply is not None:
+            harvest.commands.append(CommandReply(told.reply.id, session.device_id, told.reply.code, None, received_ms))
+        if told.refused:
+            first = next(iter(told.refused.values()))
+            self._refuse(session, topic, payload, received_ms, first.reason, "; ".join(str(error) for error in told.refused.values()))
+        return told.answer or None
 
     def _history(
         self,

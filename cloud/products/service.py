@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from cloud.foundation.clock import now_ms
 from cloud.foundation.db import KEYS_A_STATEMENT, Database, UnitOfWork, is_duplicate
-from cloud.foundation.problems import Problem
+from cloud.foundation.problems import Problem, not_found
 from cloud.products.model import GATEWAY, NodeType, Product, ProductEntry, VersionState, check_product_key, new_product_key
 from cloud.products.ports import ProductUses
 from cloud.products.standard import standard_model
@@ -216,3 +216,13 @@ def _product(row: ProductRow) -> Product:
 def as_text(model: ThingModel) -> str:
     """The model as it is stored."""
     return msgspec.json.encode(model.to_dict()).decode()
+
+
+def own_product(work: UnitOfWork, product_key: str) -> Product:
+    """The caller's product; the built-in one has devices of every tenant. Raises Problem 404, 409."""
+    product = find_product(work, product_key)
+    if product is None:
+        raise not_found(f"Product {product_key}")
+    if product.built_in:
+        raise Problem(409, "built-in-product", f"Product {product_key} belongs to the platform: name a product of your own.")
+    return product

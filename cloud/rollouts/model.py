@@ -87,3 +87,27 @@ def after_inform(state: OfferState, offered: str, runs: str) -> OfferState:
     if runs == offered and state is not OfferState.CANCELLED:
         return OfferState.SUCCEEDED
     return state
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The file that all devices of a product are given; `size` in bytes, `configuration_id` differs with every file."""
+
+    configuration_id: str
+    product_key: str
+    size: int
+    sha256: str
+    token: str
+    enabled: bool
+    updated_ms: int
+
+    def offer(self, base_url: str) -> dict[str, object]:
+        """As a device is told of it (alink.md par. 6): C SDKs know the digest as `Sha256`, spelled so."""
+        return {
+            "configId": self.configuration_id,
+            "configSize": self.size,
+            "sign": self.sha256,
+            "signMethod": "Sha256",
+            "url": f"{base_url}/configuration/{self.token}",
+            "getType": "file",
+        }

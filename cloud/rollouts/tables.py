@@ -56,3 +56,49 @@ class ModuleRow(Model):
     module: Mapped[str] = mapped_column(String(64), primary_key=True)
     version: Mapped[str] = mapped_column(String(64))
     time_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class ConfigurationRow(TenantOwned, Model):
+    """The file of a product. `token` is the secret part of the address that devices download it from; a new file has a new one."""
+
+    __tablename__ = "configuration"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    product_key: Mapped[str] = mapped_column(String(32), unique=True)
+    artefact_id: Mapped[int] = mapped_column(Id, ForeignKey("artefact.id"))
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+    token: Mapped[str] = mapped_column(String(64), unique=True)
+    enabled: Mapped[bool] = mapped_column(Boolean)
+    revision: Mapped[int] = mapped_column(Integer)
+    updated_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class JobRow(TenantOwned, Model):
+    """Work for some devices of a product; `document` is JSON text."""
+
+    __tablename__ = "job"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    product_key: Mapped[str] = mapped_column(String(32))
+    document: Mapped[str] = mapped_column(Text)
+    timeout_s: Mapped[int] = mapped_column(Integer)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+    created_by: Mapped[str] = mapped_column(String(64))
+
+
+class JobTaskRow(Model):
+    """A job for one device. Its id is the `taskId` that the device is told; past `due_ms` an open one has timed out."""
+
+    __tablename__ = "job_task"
+    __table_args__ = (UniqueConstraint("job_id", "device_id"), Index("ix_job_task_device_id_status", "device_id", "status"))
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    job_id: Mapped[int] = mapped_column(Id, ForeignKey("job.id"))
+    device_id: Mapped[int] = mapped_column(Id, ForeignKey("device.id"))
+    status: Mapped[str] = mapped_column(String(16))
+    progress: Mapped[int] = mapped_column(Integer)
+    details: Mapped[str] = mapped_column(Text)
+    due_ms: Mapped[int] = mapped_column(BigInteger)
+    updated_ms: Mapped[int] = mapped_column(BigInteger)

@@ -250,6 +250,33 @@ class DuckDbStore:
         every = f"SELECT ts, v, pos FROM ({{}}) ORDER BY ts, arrival LIMIT {limit + skip:d}"  # noqa: S608 - an integer
         return self._collect(series, start, end, every, skip, limit)
 
+    def newest(self, series: Sequence[int], start: int, end: int, limit: int) -> Sequence[Text]:
+        if not series:
+            return []
+        which = ", ".join(f"{number:d}" for number in series)
+        latest = f"SELECT * FROM ({{}}) ORDER BY ts DESC, pos DESC, arrival DESC LIMIT {limit:d}"  # noqa: S608 - an integer
+        found: list[Text] = []
+
+        def ask(segments: Sequence[Segment], _: frozenset[Segment]) -> Any:
+            wanted = f"series IN ({which}) AND ts >= {start:d} AND ts < {end:d}"
+            branches = [
+                f"SELECT series, ts, v, pos, rowid + {segment.arrivals_from} AS arrival FROM {segment.table} WHERE {wanted}"  # noqa: S608 - ours
+                for segment in segments
+            ]
+            return cursor.execute(latest.replace("{}", " UNION ALL ".join(branches))).fetchall() if branches else []
+
+        with self._cursor() as cursor:
+            for days in self._reading.days(Kind.TEXT, start, end, newest_first=True):
+                rows = self._reading.steady(Kind.TEXT, days, ask)
+                found += [Text(number, ts, value, pos) for number, ts, value, pos, _ in rows]
+                if len(found) >= limit:
+                    break
+        return found[:limit]
+
+    def series_of(self, product_key: str, device_name: str, kind: Kind) -> Sequence[Series]:
+        keys = [key for key in tuple(self._series) if (key.product_key, key.device_name, key.kind) == (product_key, device_name, kind)]
+        return sorted((Series(self._series[key], key) for key in keys), key=lambda one: one.key.identifier)
+
     def _collect(self, series: int, start: int, end: int, statement: str, skip: int, limit: int) -> Points:
         """Run the statement over the days of the range, in order, a few days at first, until there are enough rows."""
         kind = Kind.NUMBER if self._by_id[series - 1].key.kind is Kind.NUMBER else Kind.TEXT

@@ -32,6 +32,7 @@ from cloud.telemetry.model import (
     Position,
     Series,
     SeriesKey,
+    Text,
     Verdict,
     judge,
 )
@@ -178,6 +179,23 @@ class InfluxStore:
         values = [record["v"] for record in records]
         position = np.array([record["pos"] for record in records], np.int64)
         return Points(ts, np.array(values, np.float64) if key.kind is Kind.NUMBER else [str(value) for value in values], position)
+
+    def newest(self, series: Sequence[int], start: int, end: int, limit: int) -> Sequence[Text]:
+        found: list[Text] = []
+        for number in series:
+            if _nanoseconds(start) >= _nanoseconds(end):
+                break
+            flux = f"""{self._of(self._key(number), start, end)}
+  |> pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")
+  |> group()
+  |> sort(columns: ["_time"], desc: true)
+  |> limit(n: {limit:d})
+  |> keep(columns: ["_time", "v", "pos"])"""
+            found += [Text(number, _ms(record["_time"]), str(record["v"]), int(record["pos"])) for record in self._ask(flux)]
+        return sorted(found, key=lambda text: (text.ts, text.position), reverse=True)[:limit]
+
+    def series_of(self, product_key: str, device_name: str, kind: Kind) -> Sequence[Series]:
+        return self._ledger.series_of(product_key, device_name, kind)
 
     def buckets(self, series: int, start: int, end: int, width: int) -> Buckets:
         key = self._key(series)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from cloud.telemetry.model import Append, Buckets, ClockNote, Expired, Gap, Ints64, Points, Position, Series, SeriesKey, Verdict
+from cloud.telemetry.model import Append, Buckets, ClockNote, Expired, Gap, Ints64, Kind, Points, Position, Series, SeriesKey, Text, Verdict
 from protocols.errors import TryAgain
 
 
@@ -40,6 +40,17 @@ class TelemetryStore(Protocol):
 
     def rows(self, series: int, start: int, end: int, limit: int, skip: int) -> Points:
         """Every stored row, duplicates too, in order of ms and arrival, after leaving out the first `skip`."""
+        ...
+
+    def newest(self, series: Sequence[int], start: int, end: int, limit: int) -> Sequence[Text]:
+        """Of several series of texts or events together the newest rows, the newest first; of one ms those that came last first.
+
+        Duplicates too: whoever sends an event twice is shown twice.
+        """
+        ...
+
+    def series_of(self, product_key: str, device_name: str, kind: Kind) -> Sequence[Series]:
+        """The series of one device and kind, by identifier."""
         ...
 
     def buckets(self, series: int, start: int, end: int, width: int) -> Buckets:

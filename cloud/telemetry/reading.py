@@ -24,9 +24,10 @@ class Reading:
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
 
-    def days(self, kind: Kind, start: int, end: int, tables: int = 1) -> Iterator[list[int]]:
+    def days(self, kind: Kind, start: int, end: int, tables: int = 1, *, newest_first: bool = False) -> Iterator[list[int]]:
         """The days that the range touches, by statement: those of few `tables` first, then ever more, so that a short page stays cheap."""
         days = self._segments.days(kind, start // DAY_MS, (end - 1) // DAY_MS)
+        days = days[::-1] if newest_first else days
         while days:
             number, held = 1, len(self._segments.of(kind, days[0]))
             while number < len(days) and (held := held + len(self._segments.of(kind, days[number]))) <= tables:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from cloud.telemetry.minutes import MINUTE_MS
-from cloud.telemetry.model import Buckets, ClockNote, Cursor, Gap, Kind, Points, SeriesKey, after
+from cloud.telemetry.model import Buckets, ClockNote, Cursor, Gap, Kind, Points, SeriesKey, Text, after
 from cloud.telemetry.ports import TelemetryStore
 from protocols.edgelink.lanes import GapReason
 from protocols.errors import TryAgain
@@ -45,6 +45,15 @@ class Page:
 
     points: Points
     next: Cursor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """An event that a device announced: its outputs as JSON text, its time in epoch ms."""
+
+    event: str
+    ts: int
+    output: str
 
 
 class History:
@@ -88,6 +97,27 @@ class History:
         # The skipped rows are those of the first ms of this page.
         page = points[:limit]
         return Page(page, after(page, skip if cursor is not None and int(page.ts[0]) == cursor.ts else 0))
+
+    def events(
+        self, product_key: str, device_name: str, start: int, end: int, limit: int, cursor: Cursor | None, event: str | None = None
+    ) -> tuple[list[Occurrence], Cursor | None]:
+        """What a device announced in [start, end), the newest first, of one event or of all, and where the next page starts.
+
+        Raises TryAgain.
+        """
+        until, skip = (end, 0) if cursor is None or cursor.ts >= end else (cursor.ts + 1, cursor.skip)
+        series = self._store.series_of(product_key, device_name, Kind.EVENT)
+        names = {one.id: one.key.identifier for one in series if event in (None, one.key.identifier)}
+        rows: Sequence[Text] = ()
+        if names and start < until:
+            with self._slot() as store:
+                rows = store.newest(list(names), start, until, skip + limit + 1)[skip:]
+        page = [Occurrence(names[row.series], row.ts, row.json) for row in rows[:limit]]
+        if len(rows) <= limit:
+            return page, None
+        last = page[-1].ts
+        before = skip if cursor is not None and cursor.ts == last else 0
+        return page, Cursor(last, before + sum(one.ts == last for one in page))
 
     def buckets(self, of: Property, start: int, end: int, width: int) -> Buckets:
         """The range cut into buckets of `width` ms from `start` on; empty ones are left out. Raises TryAgain.

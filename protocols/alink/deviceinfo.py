@@ -88,6 +88,11 @@ class Token(msgspec.Struct, frozen=True, gc=False):
     token: str
 
 
+def log_content(mode: int) -> dict[str, object]:
+    """What says whether a device is to post its log: 1 yes, 0 no."""
+    return {"getType": "content", "content": {"mode": mode}}
+
+
 def clock_answer(question: ClockQuestion, received_ms: int, sent_ms: int) -> bytes:
     """Numbers as strings.
 

@@ -129,6 +129,12 @@ def _on_reply(model: ThingModel, route: _Route, payload: bytes, now_ms: int) -> 
     return Outcome(reply=decode_reply(payload))
 
 
+def _on_told(model: ThingModel, route: _Route, payload: bytes, now_ms: int) -> Outcome:
+    """What a device says to something that no command stands behind: for whoever knows what it was about."""
+    told = decode_reply(payload)
+    return Outcome(request=DeviceRequest(route.topic.kind, NO_ID, False, told), method=route.method)
+
+
 def _on_call_reply(model: ThingModel, route: _Route, payload: bytes, now_ms: int) -> Outcome:
     """The answer to a call: whose it is says the topic, since SDKs put what they like into the id."""
     return Outcome(reply=msgspec.structs.replace(decode_reply(payload), id=route.topic.call))
@@ -170,13 +176,13 @@ _HANDLERS: dict[Kind, Handler] = {  # a new method of a device is a new row
     Kind.RAW_UP: _on_raw,
     Kind.RAW_DOWN_REPLY: _on_raw,
     Kind.CUSTOM: _on_custom,
+    Kind.CONFIG_PUSH_REPLY: _on_told,
     **{kind: _on_request for kind in Kind if is_request(kind)},
     **dict.fromkeys(
         (
             Kind.PROPERTY_SET_REPLY,
             Kind.PROPERTY_GET_REPLY,
             Kind.SERVICE_REPLY,
-            Kind.CONFIG_PUSH_REPLY,
             Kind.DISABLE_REPLY,
             Kind.ENABLE_REPLY,
             Kind.DELETE_REPLY,

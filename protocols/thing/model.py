@@ -24,6 +24,7 @@ from protocols.thing.datatypes import (
     TextType,
     Value,
 )
+from protocols.thing.raw_table import RawTable, parse_raw_table
 
 T = TypeVar("T")
 
@@ -85,6 +86,7 @@ class ThingModel:
     services: Mapping[str, Service]
     product_key: str
     document: Mapping[str, object]
+    raw_table: RawTable | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The TSL document as parsed, extra keys included; the caller may change it."""
@@ -151,7 +153,12 @@ def parse_thing_model(data: bytes | str | Mapping[str, object]) -> ThingModel:
         properties.update(more[0])
         events.update(more[1])
         services.update(more[2])
-    return ThingModel(properties, events, services, _text(profile, "$.profile", "productKey"), document)
+    table = None
+    if "rawTable" in root:
+        writable = (name for name, entry in properties.items() if entry.writable)
+        outputs = {name: event.output for name, event in events.items()}
+        table = parse_raw_table(root["rawTable"], "$.rawTable", properties, writable, outputs)
+    return ThingModel(properties, events, services, _text(profile, "$.profile", "productKey"), document, table)
 
 
 def _parts(root: Mapping[str, object], path: str, prefix: str) -> tuple[dict[str, Property], dict[str, Event], dict[str, Service]]:

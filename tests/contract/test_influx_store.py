@@ -245,6 +245,15 @@ def test_texts_come_back_as_they_were(recorded: str, open_store: Open) -> None:
     assert "limit(n: 7, offset: 3)" in Recorded.asked[0]
 
 
+def test_the_newest_events_are_asked_for_backwards(recorded: str, open_store: Open) -> None:
+    store = named(open_store, recorded)
+    Recorded.answer = (200, TEXTS)
+    found = store.newest([2], DAY, DAY + 1000, 7)
+    assert [(text.series, text.json) for text in found] == [(2, '"eco"')]
+    assert 'sort(columns: ["_time"], desc: true)' in Recorded.asked[0]
+    assert store.newest([2], DAY, DAY, 7) == []
+
+
 def test_a_chart_is_folded_where_the_rows_are(recorded: str, open_store: Open) -> None:
     store = named(open_store, recorded)
     Recorded.answer = (200, BUCKETS)

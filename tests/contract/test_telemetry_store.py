@@ -230,6 +230,24 @@ def test_texts_are_kept_as_they_were(open_store: Open) -> None:
     assert listed(open_store(), 2) == [(1000, '"烤"'), (2 * DAY_MS, '{"a":9007199254740993}')]
 
 
+def test_the_newest_of_several_series_come_together_newest_first(open_store: Open) -> None:
+    store = open_store()
+    alarm, done = SeriesKey("stove", "s1", "alarm", Kind.EVENT), SeriesKey("stove", "s1", "done", Kind.EVENT)
+    known = [Series(1, POWER), Series(2, alarm), Series(3, done), Series(4, SeriesKey("stove", "s2", "alarm", Kind.EVENT))]
+    days = [Text(2 + n % 2, n * DAY_MS, str(n), 1) for n in range(6)]
+    same = [Text(2, 9 * DAY_MS, "8", 1), Text(3, 9 * DAY_MS, "9", 1), Text(4, 9 * DAY_MS, "99", 1)]
+    store.append(Append(Position(), at(1), series=known, texts=[*days, *same]))
+    store.append(Append(at(1), at(2), texts=[Text(2, 9 * DAY_MS, "10", 2)]))
+    store = open_store()
+    assert [one.id for one in store.series_of("stove", "s1", Kind.EVENT)] == [2, 3]
+    assert store.series_of("stove", "s3", Kind.EVENT) == []
+    assert [text.json for text in store.newest([2, 3], *EVER, 100)] == ["10", "9", "8", "5", "4", "3", "2", "1", "0"]
+    assert [text.json for text in store.newest([2, 3], *EVER, 4)] == ["10", "9", "8", "5"]
+    assert [text.json for text in store.newest([3], DAY_MS, 5 * DAY_MS, 100)] == ["3", "1"]
+    assert store.newest([2, 3], 0, 0, 100) == []
+    assert store.newest([], *EVER, 100) == []
+
+
 def test_a_gap_answers_for_its_property_or_for_all_of_its_device(open_store: Open) -> None:
     store = open_store()
     one = Gap("stove", "s1", "power", 1000, 2000, 3, "missed_poll")

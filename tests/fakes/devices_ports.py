@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from cloud.devices.model import Order
+from protocols.alink.topics import Kind, Topic
 from protocols.errors import TryAgain
 
 
@@ -14,6 +15,8 @@ class FakeDownlink:
     error: TryAgain | None = None
     sent: list[Order] = field(default_factory=list)
     messages: list[tuple[tuple[str, str], str, bytes]] = field(default_factory=list)
+    broadcasts: list[tuple[str, str, bytes]] = field(default_factory=list)
+    reaches: int = 2
 
     async def deliver_command(self, order: Order) -> bool:
         if self.error is not None:
@@ -26,6 +29,18 @@ class FakeDownlink:
             raise self.error
         self.messages.append((target, topic, payload))
         return self.takes
+
+    async def tell_all(self, product_key: str, kind: Kind, payload: bytes, qos: int = 0, *, call: str = "") -> int:
+        return self._told(product_key, str(Topic(kind, product_key, "*", call=call)), payload)
+
+    async def tell_subscribers(self, product_key: str, topic: str, payload: bytes, qos: int = 0) -> int:
+        return self._told(product_key, topic, payload)
+
+    def _told(self, product_key: str, topic: str, payload: bytes) -> int:
+        if self.error is not None:
+            raise self.error
+        self.broadcasts.append((product_key, topic, payload))
+        return self.reaches
 
 
 @dataclass(slots=True)

@@ -44,6 +44,7 @@ class Rig:
     changes: FakeChanges
     faults: dict[str, str]
     paths: dict[str, dict[str, Any]]
+    store: DuckDbStore
 
     async def product(self, client: httpx.AsyncClient) -> str:
         return str(self.created(await client.post("/v1/products", json={"name": "Stove", "tsl": TSL}))["product_key"])
@@ -132,6 +133,7 @@ async def api_rig(tmp_path: Path) -> AsyncIterator[Rig]:
             changes=changes,
             faults=faults,
             paths=app.openapi()["paths"],
+            store=store,
         )
 
 

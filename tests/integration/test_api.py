@@ -267,10 +267,27 @@ async def test_one_scrape_holds_the_metrics_of_every_role_that_answers(rig: Rig)
 
 
 # What another tenant and nobody get of each operation, told apart by operation id: a route that is not here fails the test.
-PUBLIC = {"get_health", "get_readiness", "get_metrics", "download_firmware", "register_device", "bootstrap_device"}
+PUBLIC = {
+    "get_health",
+    "get_readiness",
+    "get_metrics",
+    "download_firmware",
+    "download_configuration",
+    "register_device",
+    "bootstrap_device",
+}
 SHARED = {"list_library", "get_library_model"}  # the same for every tenant
-LISTS_OWN = {"list_firmware", "list_products", "list_quarantine", "count_quarantine", "list_authorities"}
-MAKES_OWN = {"create_product", "add_authority", "upload_firmware"}
+LISTS_OWN = {
+    "list_firmware",
+    "list_jobs",
+    "list_groups",
+    "search_devices",
+    "list_products",
+    "list_quarantine",
+    "count_quarantine",
+    "list_authorities",
+}
+MAKES_OWN = {"create_product", "add_authority", "upload_firmware", "create_group"}
 OF_A_RESOURCE: dict[str, object] = {
     "get_product": None,
     "change_product": {"name": "Mine"},
@@ -317,6 +334,24 @@ OF_A_RESOURCE: dict[str, object] = {
     "list_firmware_offers": None,
     "cancel_firmware_offer": None,
     "get_device_modules": None,
+    "put_configuration": {},
+    "get_configuration": None,
+    "get_configuration_content": None,
+    "switch_configuration": {"enabled": False},
+    "delete_configuration": None,
+    "push_configuration": {},
+    "get_job": None,
+    "list_job_tasks": None,
+    "cancel_job": {},
+    "get_group": None,
+    "change_group": {"name": "theirs"},
+    "delete_group": None,
+    "change_group_members": {},
+    "broadcast": {"text": "x"},
+    "send_message": {"topic": "a", "text": "x"},
+    "get_log_mode": None,
+    "set_log_mode": {"mode": 1},
+    "list_device_events": None,
     "get_latest": None,
     "get_history": None,
     "get_gateway_account": None,
@@ -334,6 +369,11 @@ OF_A_RESOURCE: dict[str, object] = {
     "reset_registration": None,
     "retire_authority": None,
 }
+NAMES_IN_BODY: dict[str, dict[str, object]] = {  # what the body names is another tenant's: no such thing
+    "bind_device": {"token": "01234567", "site": "theirs"},
+    "create_job": {"name": "x", "product_key": "nope", "device_names": ["stove-1"], "document": {}},
+}
+NOT_THERE = {"bind_device": "no-such-token"}
 DECIDES_ABOUT_OWN = {"replay_quarantine", "discard_quarantine"}  # each about everything its tenant holds: nothing, here
 
 
@@ -346,6 +386,12 @@ async def test_no_operation_shows_or_changes_anything_of_another_tenant(rig: Rig
     draft = (await rig.one.put(f"/v1/products/{product_key}/thing-model/draft", json=TSL)).json()
     image = {"product_key": product_key, "version": "2.0.0"}
     names["firmware_id"] = rig.created(await rig.one.post("/v1/firmware", params=image, content=b"an image"))["firmware_id"]
+    rig.created(await rig.one.post("/v1/groups", json={"name": "east"}))
+    names["group_id"] = "1"
+    task = {"name": "x", "product_key": product_key, "device_names": ["stove-1"], "document": {}}
+    names["job_id"] = rig.created(await rig.one.post("/v1/jobs", json=task))["job_id"]
+    await rig.one.put(f"/v1/products/{product_key}/configuration", content=b"x")
+    rig.downlink.messages.clear()
     before = credentials_for(rig.database, Vault(bytes(32)), [(product_key, "stove-1")])
     seen: set[str] = set()
     for path, methods in rig.paths.items():
@@ -354,7 +400,11 @@ async def test_no_operation_shows_or_changes_anything_of_another_tenant(rig: Rig
             seen.add(name)
             if name in PUBLIC:
                 continue
-            body = OF_A_RESOURCE.get(name) or ({"all": True} if name in DECIDES_ABOUT_OWN else {} if method != "get" else None)
+            body = (
+                OF_A_RESOURCE.get(name)
+                or NAMES_IN_BODY.get(name)
+                or ({"all": True} if name in DECIDES_ABOUT_OWN else {} if method != "get" else None)
+            )
             url = path.format(**names)
             problem(await rig.nobody.request(method, url, json=body), 401, "bad-key")
             answer = await rig.two.request(method, url, json=body)
@@ -364,10 +414,15 @@ async def test_no_operation_shows_or_changes_anything_of_another_tenant(rig: Rig
             elif name in DECIDES_ABOUT_OWN:
                 assert (answer.status_code, answer.json()["done"]) == (200, 0)
             elif name not in MAKES_OWN:
-                assert name in OF_A_RESOURCE, f"{name} has no place in the matrix"
-                problem(answer, 404, "not-found")
-    assert seen == PUBLIC | SHARED | LISTS_OWN | MAKES_OWN | DECIDES_ABOUT_OWN | set(OF_A_RESOURCE), "the matrix and the routes differ"
-    assert len(rig.downlink.sent) == 1
+                assert name in OF_A_RESOURCE or name in NAMES_IN_BODY, f"{name} has no place in the matrix"
+                problem(answer, 404, NOT_THERE.get(name, "not-found"))
+    assert seen == PUBLIC | SHARED | LISTS_OWN | MAKES_OWN | DECIDES_ABOUT_OWN | set(OF_A_RESOURCE) | set(NAMES_IN_BODY), (
+        "the matrix and the routes differ"
+    )
+    assert (len(rig.downlink.sent), rig.downlink.messages, rig.downlink.broadcasts) == (1, [], [])
+    assert (await rig.one.get(f"/v1/jobs/{names['job_id']}")).json()["counts"] == {"SENT": 1}
+    assert (await rig.one.get("/v1/groups/1")).json()["name"] == "east"
+    assert (await rig.one.get(f"/v1/products/{product_key}/configuration")).json()["enabled"] is True
     assert (await rig.one.get(f"/v1/products/{product_key}/thing-model/draft")).json() == draft
     assert (await rig.one.get(f"/v1/products/{product_key}")).json()["name"] == "Stove"
     assert (await rig.one.get(f"/v1/quarantine/{names['number']}")).json()["state"] == "held"

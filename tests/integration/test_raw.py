@@ -1,0 +1,75 @@
+"""Commands for devices that speak bytes, over the API: made by the table of their product, handed over as they were made."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud.access.service import downlink_of
+from cloud.devices.delivery import Redelivery
+from cloud.devices.model import CommandReply
+from cloud.devices.service import complete_commands
+from tests.integration.api_rig import TSL, Rig, api_rig, problem
+
+TABLE: dict[str, Any] = {
+    "down": [
+        {
+            "prefix": "05",
+            "fields": [{"identifier": "Level", "offset": 1, "type": "u8"}],
+            "id": {"offset": 2},
+            "checksum": {"type": "sum8"},
+        }
+    ]
+}
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with api_rig(tmp_path) as running:
+        yield running
+
+
+async def product(rig: Rig, table: dict[str, Any]) -> str:
+    body = {"name": "Stove", "tsl": {**TSL, "rawTable": table}}
+    return str(rig.created(await rig.one.post("/v1/products", json=body))["product_key"])
+
+
+async def test_a_property_set_goes_down_as_bytes_at_once_or_when_the_device_is_back(rig: Rig) -> None:
+    product_key = await product(rig, TABLE)
+    device = await rig.device(rig.one, product_key, "s1")
+    path = f"/v1/devices/{product_key}/s1/properties"
+    waiting = (await rig.one.post(path, json={"Level": 7})).json()["command_id"]
+    rig.online(device)
+    assert await Redelivery(rig.database, rig.downlink).turn_of_waiting() == 1
+    direct = (await rig.one.post(path, json={"Level": 8})).json()["command_id"]
+    for order, command_id, level in zip(rig.downlink.sent, (waiting, direct), (7, 8), strict=True):
+        body = bytes([5, level]) + int(command_id).to_bytes(4, "big")
+        message = downlink_of(order)
+        assert (message.topic, message.payload) == (f"/sys/{product_key}/s1/thing/model/down_raw", body + bytes([sum(body) & 0xFF]))
+    with rig.database.system() as work:
+        complete_commands(work.session, [CommandReply(direct, device, 200, None, 5000)])
+        work.commit()
+    assert (await rig.one.get(f"/v1/commands/{direct}")).json()["state"] == "completed"
+
+
+async def test_what_is_desired_goes_down_as_bytes_too(rig: Rig) -> None:
+    product_key = await product(rig, TABLE)
+    rig.online(await rig.device(rig.one, product_key, "s1"))
+    await rig.one.patch(f"/v1/devices/{product_key}/s1/shadow", json={"desired": {"Level": 3}})
+    (order,) = rig.downlink.sent
+    assert order.raw is not None
+    assert order.raw[:2] == b"\x05\x03"
+
+
+async def test_a_set_that_the_table_has_no_message_for_is_refused_and_leaves_no_command(rig: Rig) -> None:
+    product_key = await product(rig, {"down": [{"fields": [{"identifier": "Level", "offset": 0, "type": "bit"}]}]})
+    rig.online(await rig.device(rig.one, product_key, "s1"))
+    answer = await rig.one.post(f"/v1/devices/{product_key}/s1/properties", json={"Level": 2})
+    assert "Level" in problem(answer, 422, "bad-raw")["detail"]
+    assert (await rig.one.get(f"/v1/devices/{product_key}/s1/commands")).json()["items"] == []
+
+
+async def test_a_table_that_is_wrong_is_refused_with_the_product(rig: Rig) -> None:
+    wrong = {"name": "x", "tsl": {**TSL, "rawTable": {"up": [{"kind": "post", "fields": [{"identifier": "Nope"}]}]}}}
+    assert "$.rawTable.up[0].fields[0]" in problem(await rig.one.post("/v1/products", json=wrong), 422, "bad-thing-model")["detail"]
