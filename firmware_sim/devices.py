@@ -1,5 +1,6 @@
 """The --devices file: who the simulated appliances are."""
 
+import csv
 from pathlib import Path
 
 import msgspec
@@ -35,3 +36,20 @@ def read_devices(path: Path) -> list[DeviceSpec]:
     except (OSError, msgspec.MsgspecError) as error:
         raise Refused(Reason.BAD_CONFIGURATION, f"{path}: {error}") from error
     return one_or_many if isinstance(one_or_many, list) else [one_or_many]
+
+
+def read_secrets(path: Path, product_key: str) -> list[DeviceSpec]:
+    """The devices of a CSV file with the columns device_name and device_secret, as `hearthline device import --out` writes it.
+
+    Raises Refused naming what is wrong.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            specs = [DeviceSpec(product_key, row["device_name"], row["device_secret"]) for row in csv.DictReader(file, strict=True)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Refused(Reason.BAD_CONFIGURATION, f"{path}: {error}") from error
+    except KeyError as error:
+        raise Refused(Reason.BAD_CONFIGURATION, f"{path} has no column {error}: give the file of `device import --out`") from error
+    if not all(spec.device_name and spec.device_secret for spec in specs):
+        raise Refused(Reason.BAD_CONFIGURATION, f"{path}: every row needs a device_name and a device_secret")
+    return specs

@@ -14,6 +14,7 @@ from firmware_sim.devices import DeviceSpec
 from firmware_sim.process import say
 from firmware_sim.row_log import Row, RowLog, Value
 from firmware_sim.wire.alink_device import AlinkDevice, now_after, run_devices
+from firmware_sim.wire.commands import Commands
 from protocols.errors import Reason, Refused
 from protocols.thing import library
 from protocols.thing.datatypes import Value as ThingValue
@@ -45,8 +46,14 @@ class Appliance(Protocol):
     def step(self, dt_s: float) -> Mapping[str, Value]:
         """Let `dt_s` pass; returns what it would post now."""
 
+    def readings(self) -> Mapping[str, Value]:
+        """What it would post now."""
+
     def obey(self, params: Mapping[str, ThingValue]) -> None:
         """Do what a property set says."""
+
+    def serve(self, service: str, given: Mapping[str, ThingValue]) -> Mapping[str, ThingValue] | None:
+        """Carry out a service and return its output; None: it has no such service."""
 
 
 class Machine(Generic[S]):
@@ -59,18 +66,34 @@ class Machine(Generic[S]):
         step: Callable[[S, float, Random], S],
         readings: Callable[[S], Mapping[str, Value]],
         obey: Callable[[S, Mapping[str, Value]], S],
+        serve: Callable[[S, str, Mapping[str, Value]], tuple[S, Mapping[str, Value]] | None],
     ) -> None:
-        self._state, self._rng, self._step, self._readings, self._obey = state, rng, step, readings, obey
+        self._state, self._rng, self._step, self._readings = state, rng, step, readings
+        self._obey, self._serve = obey, serve
         self.commanded = asyncio.Event()
 
     def step(self, dt_s: float) -> Mapping[str, Value]:
         self._state = self._step(self._state, dt_s, self._rng)
         return self._readings(self._state)
 
+    def readings(self) -> Mapping[str, Value]:
+        return self._readings(self._state)
+
     def obey(self, params: Mapping[str, ThingValue]) -> None:
-        numbers = {name: value for name, value in params.items() if isinstance(value, int | float)}
-        self._state = self._obey(self._state, numbers)
+        self._state = self._obey(self._state, _numbers(params))
         self.commanded.set()
+
+    def serve(self, service: str, given: Mapping[str, ThingValue]) -> Mapping[str, ThingValue] | None:
+        done = self._serve(self._state, service, _numbers(given))
+        if done is None:
+            return None
+        self._state, output = done
+        self.commanded.set()
+        return dict(output)
+
+
+def _numbers(params: Mapping[str, ThingValue]) -> dict[str, Value]:
+    return {name: value for name, value in params.items() if isinstance(value, int | float)}
 
 
 def appliance(kind: str, seed: str) -> Appliance:
@@ -78,9 +101,9 @@ def appliance(kind: str, seed: str) -> Appliance:
     rng = Random(seed)  # noqa: S311  physics, not secrets
     match kind:
         case "integrated_stove":
-            return Machine(stove.Stove(), rng, stove.step, stove.readings, stove.obey)
+            return Machine(stove.Stove(), rng, stove.step, stove.readings, stove.obey, stove.serve)
         case "range_hood":
-            return Machine(hood.Hood(), rng, hood.step, hood.readings, hood.obey)
+            return Machine(hood.Hood(), rng, hood.step, hood.readings, hood.obey, hood.serve)
         case _:
             raise Refused(Reason.BAD_CONFIGURATION, f"no appliance {kind!r}: there are integrated_stove and range_hood")
 
@@ -94,8 +117,7 @@ async def live(options: HomeOptions, stop: asyncio.Event) -> int:
             spec.host or options.host,
             spec.port or options.port,
             RowLog(options.log_dir, spec.device_name),
-            model=library.load(spec.kind),
-            obey=machine.obey,
+            commands=Commands(library.load(spec.kind), machine.obey, machine.serve, machine.readings),
             window=options.window,
         )
         for spec, machine in zip(options.devices, machines, strict=True)
