@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from firmware_sim import process
-from firmware_sim.conduct import Carrier, Conduct
+from firmware_sim.conduct import Carrier, Conduct, Shadow
 from firmware_sim.sample import Machine
 from protocols.errors import Reason, Refused
 
@@ -69,7 +69,12 @@ def line(
 
 @app.command()
 def home(
-    devices: Annotated[Path, typer.Option(help="JSON: [{kind, product_key, device_name, device_secret, host?, port?}].")],
+    devices: Annotated[
+        Path,
+        typer.Option(
+            help="JSON: [{kind, product_key, device_name, device_secret (or product_secret, token?: it registers), host?, port?}]"
+        ),
+    ],
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="MQTT port of the cloud or of a gateway's front door.")] = 1883,
     log_dir: LogDir = None,
@@ -78,15 +83,41 @@ def home(
     speed: Annotated[float, typer.Option(help="Seconds of the appliance per wall second.")] = 1.0,
     rows: Annotated[int | None, typer.Option(help="Stop after so many posts each.")] = None,
     drain_s: Annotated[float, typer.Option(help="After SIGTERM, wait so long for the last PUBACK.")] = 8.0,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Flash and credentials of each device; with it they take firmware, even when killed meanwhile.")
+    ] = None,
+    firmware: Annotated[str, typer.Option(help="Version that a device has before any update.")] = "1.0.0",
+    download_rate: Annotated[float | None, typer.Option(help="Bytes a second of a firmware download, at most.")] = None,
+    watchdog_s: Annotated[float, typer.Option(help="A new image has so long to start; then the old one is back.")] = 1.0,
+    shadow: Annotated[Shadow, typer.Option(help="document: keep the shadow; desired: ask for desired values on connecting.")] = Shadow.OFF,
 ) -> None:
-    """Appliances on Alink MQTT: integrated stove and range hood. They hold every message until PUBACK and obey property sets."""
+    """Appliances on Alink MQTT: integrated stove and range hood. They hold every message until PUBACK, obey sets and serve calls.
+
+    A firmware image that begins with the line `fwsim-image boots=no` does not start.
+    """
     from firmware_sim.devices import read_devices
     from firmware_sim.home import HomeOptions, live
 
     def checked() -> HomeOptions:
         _positive("--rate", rate)
         _positive("--speed", speed)
-        return HomeOptions(host, port, tuple(read_devices(devices)), _log_dir(log_dir), seed, rate, speed, rows, drain_s=drain_s)
+        _positive("--download-rate", download_rate)
+        return HomeOptions(
+            host,
+            port,
+            tuple(read_devices(devices)),
+            _log_dir(log_dir),
+            seed,
+            rate,
+            speed,
+            rows,
+            drain_s=drain_s,
+            state_dir=state_dir,
+            firmware=firmware,
+            download_rate=download_rate,
+            watchdog_s=watchdog_s,
+            shadow=shadow,
+        )
 
     raise typer.Exit(process.run(lambda stop: live(checked(), stop)))
 

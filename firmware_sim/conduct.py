@@ -1,12 +1,15 @@
-"""How the devices of a fleet behave towards commands: which obey, refuse or stay silent, and which are away at first. Pure."""
+"""How simulated devices behave: what a fleet does with commands, which of it are away, what a home does about shadows. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
+from typing import TYPE_CHECKING
 
-from firmware_sim.devices import DeviceSpec
 from protocols.errors import Reason, Refused
+
+if TYPE_CHECKING:
+    from firmware_sim.devices import DeviceSpec  # which takes an MQTT client to import
 
 
 class Response(StrEnum):
@@ -23,6 +26,14 @@ class Carrier(StrEnum):
     TOPIC = "topic"
     REQUEST = "request"
     BOTH = "both"
+
+
+class Shadow(StrEnum):
+    """What devices do about their shadow: nothing, keep it on its own topics, or ask for desired values when they connect."""
+
+    OFF = "off"
+    DOCUMENT = "document"
+    DESIRED = "desired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,7 @@ class Conduct:
             return Response.REFUSE
         return Response.IGNORE if chance < self.refuse + self.ignore else Response.OBEY
 
-    def at_home(self, specs: Sequence[DeviceSpec]) -> tuple[list[DeviceSpec], list[DeviceSpec]]:
+    def at_home(self, specs: Sequence["DeviceSpec"]) -> "tuple[list[DeviceSpec], list[DeviceSpec]]":
         """(the devices that connect at once, those that are away), the latter in the order in which they come back."""
         order = list(specs)
         Random(self.seed).shuffle(order)  # noqa: S311  a chance, no secret

@@ -12,12 +12,15 @@ from protocols.errors import Reason, Refused
 class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of a --devices file; `kind` is for homes (a library thing model), `columns` for replays (header -> identifier).
 
-    `behind` is for a swarm of gateways: (product key, device name) of the devices whose readings are in its frames.
+    `behind` is for a swarm of gateways: (product key, device name) of the devices whose readings are in its frames. A device with a
+    `product_secret` in place of its own registers: it is given its secret, or with `token` a client id and a token.
     """
 
     product_key: str
     device_name: str
-    device_secret: str
+    device_secret: str = ""
+    product_secret: str = ""
+    token: bool = False
     kind: str = ""
     host: str | None = None
     port: int | None = None

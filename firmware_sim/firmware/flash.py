@@ -26,7 +26,7 @@ class Area(enum.StrEnum):
 
 
 SLOTS = (Area.SLOT_A, Area.SLOT_B)
-_RECORDS = (Area.RECORD_0, Area.RECORD_1)
+RECORDS = (Area.RECORD_0, Area.RECORD_1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +129,15 @@ class BootRecord(msgspec.Struct, frozen=True):
 
 def read_record(flash: Flash) -> BootRecord:
     """The newer of the copies that are whole; an empty record when none is, as on a device that never left the factory."""
-    found = [record for area in _RECORDS if (record := _decode(flash.read(area))) is not None]
+    found = [record for area in RECORDS if (record := _decode(flash.read(area))) is not None]
     return max(found, key=lambda record: record.sequence, default=BootRecord())
 
 
 def write_record(flash: Flash, record: BootRecord) -> Write:
     """Replaces the older copy, so that the newer one stays whole whatever happens to the write."""
-    held = [_decode(flash.read(area)) for area in _RECORDS]
+    held = [_decode(flash.read(area)) for area in RECORDS]
     sequences = [-1 if copy is None else copy.sequence for copy in held]
-    place = _RECORDS[sequences.index(min(sequences))]
+    place = RECORDS[sequences.index(min(sequences))]
     payload = msgspec.json.encode(msgspec.structs.replace(record, sequence=max(sequences) + 1))
     return Write(place, 0, _HEAD.pack(len(payload), zlib.crc32(payload)) + payload)
 

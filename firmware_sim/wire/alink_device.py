@@ -99,6 +99,7 @@ class AlinkDevice:
         self._window = window
         self.held = HeldMessages(window, limit)
         self.parts: list[Part] = []
+        self.posted: Callable[[], None] | None = None  # is called behind each post
         self._loose: deque[tuple[str, bytes]] = deque(maxlen=MOST_LOOSE)
         self._when_acked: dict[int, Callable[[], None]] = {}
         self._work, self._room, self._empty = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -112,6 +113,8 @@ class AlinkDevice:
             await self._room.wait()
         self.log.write(row)
         self.send(self._post, property_post(row.n, row.values, row.time_ms))
+        if self.posted is not None:
+            self.posted()
 
     async def drained(self) -> None:
         """Return when every message has its PUBACK."""

@@ -20,7 +20,8 @@ import httpx
 
 from tests.e2e.platform import ROOT, Cloud, Process, simulator, wait_until
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 THREADS = 6
 EDGE_MS = 10_000  # an answer that left so shortly before the expiry may have come behind it
 ASKED = ("thing.service.property.set", "thing.service.StartOven", "thing.service.CloseGas")
