@@ -1,7 +1,6 @@
 """`fwsim`: simulated appliances and equipment, replay of real data, load, a bad network, and the demo."""
 
 import sys
-import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,15 +8,13 @@ from typing import Annotated
 import typer
 
 from firmware_sim import process
-from firmware_sim.conduct import Carrier, Conduct, Shadow
+from firmware_sim.conduct import Shadow
+from firmware_sim.options import Host, LogDir, Seed, log_dir_of, positive
 from firmware_sim.sample import Machine
+from firmware_sim.swarm_verb import swarm
 from protocols.errors import Reason, Refused
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-
-LogDir = Annotated[Path | None, typer.Option(help="Directory of the logs, one JSON line per row; a temporary one if not given.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same machine.")]
-Host = Annotated[str, typer.Option(help="Address to bind or to connect to.")]
 
 
 class Wire(StrEnum):
@@ -33,15 +30,6 @@ class Text(StrEnum):
     ENUM = "enum"
     DROP = "drop"
     REFUSE = "refuse"
-
-
-def _log_dir(given: Path | None) -> Path:
-    return given or Path(tempfile.mkdtemp(prefix="fwsim-"))
-
-
-def _positive(name: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise Refused(Reason.BAD_CONFIGURATION, f"{name} has to be above 0, not {value:g}")
 
 
 @app.command()
@@ -60,9 +48,9 @@ def line(
     from firmware_sim.line import LineOptions, serve
 
     def checked() -> LineOptions:
-        _positive("--rate", rate)
-        _positive("--speed", speed)
-        return LineOptions(host, port, _log_dir(log_dir), seed, rate, speed, idle_s, map_out=map_out, fault_file=fault_file)
+        positive("--rate", rate)
+        positive("--speed", speed)
+        return LineOptions(host, port, log_dir_of(log_dir), seed, rate, speed, idle_s, map_out=map_out, fault_file=fault_file)
 
     raise typer.Exit(process.run(lambda stop: serve(checked(), stop)))
 
@@ -99,14 +87,14 @@ def home(
     from firmware_sim.home import HomeOptions, live
 
     def checked() -> HomeOptions:
-        _positive("--rate", rate)
-        _positive("--speed", speed)
-        _positive("--download-rate", download_rate)
+        positive("--rate", rate)
+        positive("--speed", speed)
+        positive("--download-rate", download_rate)
         return HomeOptions(
             host,
             port,
             tuple(read_devices(devices)),
-            _log_dir(log_dir),
+            log_dir_of(log_dir),
             seed,
             rate,
             speed,
@@ -120,6 +108,34 @@ def home(
         )
 
     raise typer.Exit(process.run(lambda stop: live(checked(), stop)))
+
+
+@app.command()
+def gateway(
+    own: Annotated[Path, typer.Option("--gateway", help="JSON: {product_key, device_name, device_secret} of the gateway itself.")],
+    devices: Annotated[Path, typer.Option(help="JSON list of its sub-devices: [{kind, product_key, device_name, device_secret}].")],
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="MQTT port of the cloud.")] = 1883,
+    log_dir: LogDir = None,
+    seed: Seed = 1,
+    rate: Annotated[float, typer.Option(help="Posts per sub-device and wall second.")] = 1.0,
+) -> None:
+    """A gateway that carries appliances: adds them, logs them in, posts and answers for them over its one connection.
+
+    Reads `logout [NAME]`, `login [NAME]` and `count` from stdin, one a line, and says a JSON line for each.
+    """
+    from firmware_sim.devices import read_devices
+    from firmware_sim.gateway import GatewayOptions, carry
+
+    async def main(stop: process.Stop) -> int:
+        positive("--rate", rate)
+        carrier, *more = read_devices(own)
+        if more:
+            raise Refused(Reason.BAD_CONFIGURATION, "--gateway names more than one device: give the others as --devices")
+        options = GatewayOptions(host, port, carrier, tuple(read_devices(devices)), log_dir_of(log_dir), seed, rate)
+        return await carry(options, stop, process.lines())
+
+    raise typer.Exit(process.run(main))
 
 
 @app.command()
@@ -195,10 +211,10 @@ def replay(
         return DeviceSpec(product_key, device_name, secret)
 
     async def main(stop: process.Stop) -> int:
-        _positive("--speed", speed)
-        _positive("--rate", rate)
+        positive("--speed", speed)
+        positive("--rate", rate)
         named = dict(_pair(entry, "--column") for entry in column or ())
-        pace, logs = Pace(speed, rate), _log_dir(log_dir)
+        pace, logs = Pace(speed, rate), log_dir_of(log_dir)
         if wire is Wire.MODBUS:
             series = series_of(named)
             if tsl_out is not None:
@@ -239,11 +255,11 @@ def controller(
     from firmware_sim.series import read_series
 
     async def main(stop: process.Stop) -> int:
-        _positive("--speed", speed)
-        _positive("--rate", rate)
+        positive("--speed", speed)
+        positive("--rate", rate)
         wanted = [name.strip() for name in columns.split(",")] if columns else []
         series = read_series(file, columns=wanted, named={}, rows=rows)
-        options = ControllerOptions(line, device_name, _log_dir(log_dir), Pace(speed, rate), memory, own_time, map_out, tsl_out)
+        options = ControllerOptions(line, device_name, log_dir_of(log_dir), Pace(speed, rate), memory, own_time, map_out, tsl_out)
         return await serve(series, options, stop)
 
     raise typer.Exit(process.run(main))
@@ -256,98 +272,7 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     return name, value
 
 
-class Message(StrEnum):
-    """What a swarm sends."""
-
-    BYTES = "bytes"
-    POSTS = "posts"
-    FRAMES = "frames"
-    FLEET = "fleet"
-
-
-@app.command()
-def swarm(
-    port: Annotated[int, typer.Option(help="MQTT port.")],
-    host: Host = "127.0.0.1",
-    message: Annotated[Message, typer.Option("--as", help="bytes of a size, Alink posts, edge frames; fleet: answers.")] = Message.BYTES,
-    devices: Annotated[
-        Path | None, typer.Option(help="JSON list of devices (for frames, gateways with `behind`), or CSV: device_name, device_secret.")
-    ] = None,
-    product_key: Annotated[str | None, typer.Option(help="Of all devices, when --devices is a CSV file.")] = None,
-    anonymous: Annotated[int, typer.Option(help="So many connections without credentials instead, for another broker.")] = 0,
-    topic: Annotated[str, typer.Option(help="[bytes] Topic; {pk} and {dn} are filled in.")] = "/{pk}/{dn}/user/load",
-    size: Annotated[int, typer.Option(help="[bytes] Payload size.")] = 200,
-    identifiers: Annotated[str, typer.Option(help="[posts, frames] Comma list of properties.")] = "p1,p2,p3,p4",
-    readings: Annotated[int, typer.Option(help="[frames] Readings a frame.")] = 1_000,
-    start_ms: Annotated[int, typer.Option(help="[posts, frames] Event time of the first message.")] = 1_700_000_000_000,
-    step_ms: Annotated[int, typer.Option(help="[posts, frames] Event time between readings of one property.")] = 1_000,
-    window: Annotated[int, typer.Option(help="Messages in flight per connection.")] = 10,
-    count: Annotated[int | None, typer.Option(help="Messages per connection.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="[bytes] Send for so long. [fleet] Stay for so long.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Messages a second, all connections together.")] = None,
-    timing: Annotated[bool, typer.Option(help="Measure PUBACK and reply times.")] = False,
-    reply: Annotated[bool, typer.Option(help="[posts] Ask for a reply to every post and wait for it.")] = False,
-    refuse: Annotated[float, typer.Option(help="[fleet] Share of the commands that are refused.")] = 0.0,
-    ignore: Annotated[float, typer.Option(help="[fleet] Share of the commands that are never answered.")] = 0.0,
-    away: Annotated[float, typer.Option(help="[fleet] Share of the devices that stay away until a line `online` on stdin.")] = 0.0,
-    carrier: Annotated[Carrier, typer.Option(help="[fleet] How sync services come: on their topic, as a request, half of each.")] = (
-        Carrier.BOTH
-    ),
-    log: Annotated[Path | None, typer.Option(help="[fleet] A JSON line for each command that came; a new file.")] = None,
-    seed: Seed = 1,
-) -> None:
-    """Many devices. As load: a window of QoS 1 messages on each connection, PUBACKs counted, one JSON line at the end.
-
-    As a fleet: connected until a signal, answering property sets and services. Reads `online [COUNT]`, `offline [COUNT]` and `count` from
-    stdin, one a line, and says a JSON line for each.
-    """
-    import msgspec
-
-    from firmware_sim import load
-    from firmware_sim.devices import DeviceSpec, read_devices, read_secrets
-    from firmware_sim.fleet import FleetOptions, run_fleet
-    from firmware_sim.swarm import run
-
-    names = [name.strip() for name in identifiers.split(",")]
-
-    def load_of(spec: DeviceSpec, index: int) -> load.Load:
-        connect = load.connect_of(spec) if devices is not None else load.anonymous(index)
-        pk, dn = spec.product_key, spec.device_name
-        match message:
-            case Message.BYTES:
-                return load.load_of(connect, topic.format(pk=pk, dn=dn), load.filler(size, 64 * window), count)
-            case Message.POSTS:
-                payloads = load.posts(names, count or 1, start_ms, step_ms, reply=reply)
-                return load.load_of(connect, load.post_topic(pk, dn), payloads, count)
-            case Message.FRAMES | Message.FLEET:
-                frames = load.frames(spec.behind, names, readings, count or 1, start_ms, step_ms)
-                return load.load_of(connect, load.live_topic(pk, dn), frames, count)
-
-    def specs_of(file: Path) -> list[DeviceSpec]:
-        if file.suffix != ".csv":
-            return read_devices(file)
-        if product_key is None:
-            raise Refused(Reason.BAD_CONFIGURATION, "a CSV file of devices needs --product-key")
-        return read_secrets(file, product_key)
-
-    async def main(stop: process.Stop) -> int:
-        _positive("--rate", rate)
-        if message is Message.FLEET:
-            if devices is None:
-                raise Refused(Reason.BAD_CONFIGURATION, "a fleet needs --devices")
-            options = FleetOptions(host, port, Conduct(refuse, ignore, away, carrier, seed), log or _log_dir(None) / "fleet.jsonl", seconds)
-            return await run_fleet(specs_of(devices), options, stop, process.lines())
-        if (count is None) == (seconds is None) or (seconds is not None and message is not Message.BYTES):
-            raise Refused(Reason.BAD_CONFIGURATION, "give --count, or for --as bytes --seconds")
-        if (devices is None) == (anonymous < 1):
-            raise Refused(Reason.BAD_CONFIGURATION, "give --devices or --anonymous")
-        specs = [DeviceSpec("load", f"c{index}", "") for index in range(anonymous)] if devices is None else specs_of(devices)
-        loads = [load_of(spec, index) for index, spec in enumerate(specs)]
-        result = await run(loads, host, port, window=window, rate=rate, seconds=seconds, timing=timing, replies=reply)
-        process.say("swarm", **msgspec.to_builtins(result))
-        return 0
-
-    raise typer.Exit(process.run(main, fast=True))
+app.command()(swarm)
 
 
 @app.command()

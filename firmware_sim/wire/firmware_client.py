@@ -1,6 +1,7 @@
 """Firmware over the air (alink.md par. 7): a device informs, is offered, downloads with Range, starts the new image, says how it went."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Protocol
 
@@ -165,7 +166,8 @@ class Firmware:
     async def _download(self, offer: Offer) -> None:
         """Until all of it is there, another offer takes its place, or the server says no; a broken transfer goes on where it was."""
         idle = 0
-        async with httpx.AsyncClient(timeout=READ_S) as client:
+        options = None if self._rate is None else [(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK)]  # slow ones have little memory
+        async with httpx.AsyncClient(timeout=READ_S, transport=httpx.AsyncHTTPTransport(socket_options=options)) as client:
             while self._wants(offer):
                 before = self._memory.whole
                 try:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -78,9 +79,15 @@ class Process:
         self._child.stdin.flush()
         return self.hear()
 
-    def hear(self) -> Any:
-        """The next line of JSON that the process says."""
-        line = self.stdout.readline()
+    def hear(self, timeout_s: float = 60.0) -> Any:
+        """The next line of JSON that the process says; one that is silent for so long is killed. Raises RuntimeError at its end."""
+        assert self._child is not None
+        silence = threading.Timer(timeout_s, self._child.kill)
+        silence.start()
+        try:
+            line = self.stdout.readline()
+        finally:
+            silence.cancel()
         if not line:
             raise RuntimeError(f"{self.name} ended:\n{self.tail()}")
         return json.loads(line)
