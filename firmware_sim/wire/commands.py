@@ -41,6 +41,9 @@ def answer_topic(topic: Topic) -> Topic:
     return answer
 
 
+NO_SUCH_SERVICE = 5161  # alink.md par. 11: service lookup failed
+
+
 class NoSuchService(Refused):
     """The appliance does not have the service that was called."""
 
@@ -62,12 +65,12 @@ class Commands:
     def answer(self, topic: Topic, payload: bytes) -> tuple[str, bytes]:
         """(topic, payload) of the answer to what came; raises Refused when it cannot be read at all."""
         request = open_request(payload)
-        code, text, data = Code.DONE, "success", b"{}"
+        code, text, data = int(Code.DONE), "success", b"{}"
         try:
             method = msgspec.json.decode(request.method or b'""') or topic.method
             data = msgspec.json.encode(self._do(str(method), msgspec.json.decode(request.params or b"{}")))
         except NoSuchService as error:
-            code, text = Code.SERVICE_UNKNOWN, str(error)
+            code, text = NO_SUCH_SERVICE, str(error)
         except Refused as error:
             code, text = code_of(error), str(error)
         except UNREADABLE as error:
