@@ -300,6 +300,7 @@ def build_api(
     from cloud.devices import commands_api as commands
     from cloud.devices import registration_api as device_registration
     from cloud.devices import shadow_api as shadow
+    from cloud.devices import topology_api as topology
     from cloud.devices.registry import count_devices
     from cloud.foundation import api as foundation
     from cloud.foundation import problems
@@ -331,7 +332,7 @@ def build_api(
     state.product_uses = {"devices": count_devices, "configurations": count_configurations}
     problems.install(app, larger={"/v1/firmware": firmware_bytes, import_api.PATH_END: import_api.MOST_BYTES})
     of_products = (products, versions_api, library_api, product_registration)
-    of_devices = (messages_api, binding_api, search_api, groups_api, devices, identity_api, import_api, commands, shadow)
+    of_devices = (messages_api, binding_api, search_api, groups_api, devices, identity_api, import_api, commands, shadow, topology)
     delivered = (firmware, configuration_api, jobs_api)
     for module in (foundation, *of_products, *of_devices, *delivered, telemetry, events_api, ingest, account, device_registration):
         app.include_router(module.router)

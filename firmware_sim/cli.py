@@ -1,7 +1,6 @@
 """`fwsim`: simulated appliances and equipment, replay of real data, load, a bad network, and the demo."""
 
 import sys
-import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,14 +8,13 @@ from typing import Annotated
 import typer
 
 from firmware_sim import process
+from firmware_sim.conduct import Shadow
+from firmware_sim.options import Host, LogDir, Seed, log_dir_of, positive
 from firmware_sim.sample import Machine
+from firmware_sim.swarm_verb import swarm
 from protocols.errors import Reason, Refused
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-
-LogDir = Annotated[Path | None, typer.Option(help="Directory of the logs, one JSON line per row; a temporary one if not given.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same machine.")]
-Host = Annotated[str, typer.Option(help="Address to bind or to connect to.")]
 
 
 class Wire(StrEnum):
@@ -32,15 +30,6 @@ class Text(StrEnum):
     ENUM = "enum"
     DROP = "drop"
     REFUSE = "refuse"
-
-
-def _log_dir(given: Path | None) -> Path:
-    return given or Path(tempfile.mkdtemp(prefix="fwsim-"))
-
-
-def _positive(name: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise Refused(Reason.BAD_CONFIGURATION, f"{name} has to be above 0, not {value:g}")
 
 
 @app.command()
@@ -59,16 +48,21 @@ def line(
     from firmware_sim.line import LineOptions, serve
 
     def checked() -> LineOptions:
-        _positive("--rate", rate)
-        _positive("--speed", speed)
-        return LineOptions(host, port, _log_dir(log_dir), seed, rate, speed, idle_s, map_out=map_out, fault_file=fault_file)
+        positive("--rate", rate)
+        positive("--speed", speed)
+        return LineOptions(host, port, log_dir_of(log_dir), seed, rate, speed, idle_s, map_out=map_out, fault_file=fault_file)
 
     raise typer.Exit(process.run(lambda stop: serve(checked(), stop)))
 
 
 @app.command()
 def home(
-    devices: Annotated[Path, typer.Option(help="JSON: [{kind, product_key, device_name, device_secret, host?, port?}].")],
+    devices: Annotated[
+        Path,
+        typer.Option(
+            help="JSON: [{kind, product_key, device_name, device_secret (or product_secret, token?: it registers), host?, port?}]"
+        ),
+    ],
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="MQTT port of the cloud or of a gateway's front door.")] = 1883,
     log_dir: LogDir = None,
@@ -77,17 +71,71 @@ def home(
     speed: Annotated[float, typer.Option(help="Seconds of the appliance per wall second.")] = 1.0,
     rows: Annotated[int | None, typer.Option(help="Stop after so many posts each.")] = None,
     drain_s: Annotated[float, typer.Option(help="After SIGTERM, wait so long for the last PUBACK.")] = 8.0,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Flash and credentials of each device; with it they take firmware, even when killed meanwhile.")
+    ] = None,
+    firmware: Annotated[str, typer.Option(help="Version that a device has before any update.")] = "1.0.0",
+    download_rate: Annotated[float | None, typer.Option(help="Bytes a second of a firmware download, at most.")] = None,
+    watchdog_s: Annotated[float, typer.Option(help="A new image has so long to start; then the old one is back.")] = 1.0,
+    shadow: Annotated[Shadow, typer.Option(help="document: keep the shadow; desired: ask for desired values on connecting.")] = Shadow.OFF,
 ) -> None:
-    """Appliances on Alink MQTT: integrated stove and range hood. They hold every message until PUBACK and obey property sets."""
+    """Appliances on Alink MQTT: integrated stove and range hood. They hold every message until PUBACK, obey sets and serve calls.
+
+    A firmware image that begins with the line `fwsim-image boots=no` does not start.
+    """
     from firmware_sim.devices import read_devices
     from firmware_sim.home import HomeOptions, live
 
     def checked() -> HomeOptions:
-        _positive("--rate", rate)
-        _positive("--speed", speed)
-        return HomeOptions(host, port, tuple(read_devices(devices)), _log_dir(log_dir), seed, rate, speed, rows, drain_s=drain_s)
+        positive("--rate", rate)
+        positive("--speed", speed)
+        positive("--download-rate", download_rate)
+        return HomeOptions(
+            host,
+            port,
+            tuple(read_devices(devices)),
+            log_dir_of(log_dir),
+            seed,
+            rate,
+            speed,
+            rows,
+            drain_s=drain_s,
+            state_dir=state_dir,
+            firmware=firmware,
+            download_rate=download_rate,
+            watchdog_s=watchdog_s,
+            shadow=shadow,
+        )
 
     raise typer.Exit(process.run(lambda stop: live(checked(), stop)))
+
+
+@app.command()
+def gateway(
+    own: Annotated[Path, typer.Option("--gateway", help="JSON: {product_key, device_name, device_secret} of the gateway itself.")],
+    devices: Annotated[Path, typer.Option(help="JSON list of its sub-devices: [{kind, product_key, device_name, device_secret}].")],
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="MQTT port of the cloud.")] = 1883,
+    log_dir: LogDir = None,
+    seed: Seed = 1,
+    rate: Annotated[float, typer.Option(help="Posts per sub-device and wall second.")] = 1.0,
+) -> None:
+    """A gateway that carries appliances: adds them, logs them in, posts and answers for them over its one connection.
+
+    Reads `logout [NAME]`, `login [NAME]` and `count` from stdin, one a line, and says a JSON line for each.
+    """
+    from firmware_sim.devices import read_devices
+    from firmware_sim.gateway import GatewayOptions, carry
+
+    async def main(stop: process.Stop) -> int:
+        positive("--rate", rate)
+        carrier, *more = read_devices(own)
+        if more:
+            raise Refused(Reason.BAD_CONFIGURATION, "--gateway names more than one device: give the others as --devices")
+        options = GatewayOptions(host, port, carrier, tuple(read_devices(devices)), log_dir_of(log_dir), seed, rate)
+        return await carry(options, stop, process.lines())
+
+    raise typer.Exit(process.run(main))
 
 
 @app.command()
@@ -163,10 +211,10 @@ def replay(
         return DeviceSpec(product_key, device_name, secret)
 
     async def main(stop: process.Stop) -> int:
-        _positive("--speed", speed)
-        _positive("--rate", rate)
+        positive("--speed", speed)
+        positive("--rate", rate)
         named = dict(_pair(entry, "--column") for entry in column or ())
-        pace, logs = Pace(speed, rate), _log_dir(log_dir)
+        pace, logs = Pace(speed, rate), log_dir_of(log_dir)
         if wire is Wire.MODBUS:
             series = series_of(named)
             if tsl_out is not None:
@@ -207,11 +255,11 @@ def controller(
     from firmware_sim.series import read_series
 
     async def main(stop: process.Stop) -> int:
-        _positive("--speed", speed)
-        _positive("--rate", rate)
+        positive("--speed", speed)
+        positive("--rate", rate)
         wanted = [name.strip() for name in columns.split(",")] if columns else []
         series = read_series(file, columns=wanted, named={}, rows=rows)
-        options = ControllerOptions(line, device_name, _log_dir(log_dir), Pace(speed, rate), memory, own_time, map_out, tsl_out)
+        options = ControllerOptions(line, device_name, log_dir_of(log_dir), Pace(speed, rate), memory, own_time, map_out, tsl_out)
         return await serve(series, options, stop)
 
     raise typer.Exit(process.run(main))
@@ -224,69 +272,7 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     return name, value
 
 
-class Message(StrEnum):
-    """What a swarm sends."""
-
-    BYTES = "bytes"
-    POSTS = "posts"
-    FRAMES = "frames"
-
-
-@app.command()
-def swarm(
-    port: Annotated[int, typer.Option(help="MQTT port.")],
-    host: Host = "127.0.0.1",
-    message: Annotated[Message, typer.Option("--as", help="bytes of a size, Alink posts, or edge frames.")] = Message.BYTES,
-    devices: Annotated[Path | None, typer.Option(help="JSON list of devices; for frames, gateways with `behind`.")] = None,
-    anonymous: Annotated[int, typer.Option(help="So many connections without credentials instead, for another broker.")] = 0,
-    topic: Annotated[str, typer.Option(help="[bytes] Topic; {pk} and {dn} are filled in.")] = "/{pk}/{dn}/user/load",
-    size: Annotated[int, typer.Option(help="[bytes] Payload size.")] = 200,
-    identifiers: Annotated[str, typer.Option(help="[posts, frames] Comma list of properties.")] = "p1,p2,p3,p4",
-    readings: Annotated[int, typer.Option(help="[frames] Readings a frame.")] = 1_000,
-    start_ms: Annotated[int, typer.Option(help="[posts, frames] Event time of the first message.")] = 1_700_000_000_000,
-    step_ms: Annotated[int, typer.Option(help="[posts, frames] Event time between readings of one property.")] = 1_000,
-    window: Annotated[int, typer.Option(help="Messages in flight per connection.")] = 10,
-    count: Annotated[int | None, typer.Option(help="Messages per connection.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="[bytes] Send for so long.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Messages a second, all connections together.")] = None,
-    timing: Annotated[bool, typer.Option(help="Measure PUBACK and reply times.")] = False,
-    reply: Annotated[bool, typer.Option(help="[posts] Ask for a reply to every post and wait for it.")] = False,
-) -> None:
-    """Raw MQTT load: a window of QoS 1 messages on each of many connections, PUBACKs counted, one JSON line at the end."""
-    import msgspec
-
-    from firmware_sim import load
-    from firmware_sim.devices import DeviceSpec, read_devices
-    from firmware_sim.swarm import run
-
-    names = [name.strip() for name in identifiers.split(",")]
-
-    def load_of(spec: DeviceSpec, index: int) -> load.Load:
-        connect = load.connect_of(spec) if devices is not None else load.anonymous(index)
-        pk, dn = spec.product_key, spec.device_name
-        match message:
-            case Message.BYTES:
-                return load.load_of(connect, topic.format(pk=pk, dn=dn), load.filler(size, 64 * window), count)
-            case Message.POSTS:
-                payloads = load.posts(names, count or 1, start_ms, step_ms, reply=reply)
-                return load.load_of(connect, load.post_topic(pk, dn), payloads, count)
-            case Message.FRAMES:
-                frames = load.frames(spec.behind, names, readings, count or 1, start_ms, step_ms)
-                return load.load_of(connect, load.live_topic(pk, dn), frames, count)
-
-    async def main(_stop: process.Stop) -> int:
-        _positive("--rate", rate)
-        if (count is None) == (seconds is None) or (seconds is not None and message is not Message.BYTES):
-            raise Refused(Reason.BAD_CONFIGURATION, "give --count, or for --as bytes --seconds")
-        if (devices is None) == (anonymous < 1):
-            raise Refused(Reason.BAD_CONFIGURATION, "give --devices or --anonymous")
-        specs = [DeviceSpec("load", f"c{index}", "") for index in range(anonymous)] if devices is None else read_devices(devices)
-        loads = [load_of(spec, index) for index, spec in enumerate(specs)]
-        result = await run(loads, host, port, window=window, rate=rate, seconds=seconds, timing=timing, replies=reply)
-        process.say("swarm", **msgspec.to_builtins(result))
-        return 0
-
-    raise typer.Exit(process.run(main, fast=True))
+app.command()(swarm)
 
 
 @app.command()

@@ -17,6 +17,8 @@ from cloud.devices.registry import (
     rename,
     reported,
 )
+from cloud.devices.topology import gateway_key
+from cloud.devices.topology_api import tell, tell_change
 from cloud.foundation.audit import deeds
 from cloud.foundation.db import Database
 from cloud.foundation.idempotency import Once
@@ -26,6 +28,8 @@ from cloud.foundation.vault import Vault
 from cloud.products.service import find_product
 from cloud.tenancy.api import Caller
 from cloud.tenancy.model import Principal
+from protocols.alink.topics import Kind
+from protocols.alink.topology import TopologyChange
 
 router = APIRouter(tags=["devices"])
 
@@ -187,15 +191,34 @@ async def _changed(request: Request, caller: Principal, product_key: str, device
 async def _move(request: Request, caller: Principal, product_key: str, device_name: str, move: Move, site: str | None = None) -> DeviceView:
     database: Database = request.app.state.database
 
-    def apply() -> bool:
+    def apply() -> tuple[bool, tuple[str, str] | None]:
         with database.unit_of_work(caller.tenant_id) as work:
+            gateway = gateway_key(work, product_key, device_name)
             found = move_device(work, product_key, device_name, move, caller.key_name, site=site)
             work.commit()
-        return found
+        return found, gateway
 
-    if not await asyncio.to_thread(apply):
+    found, gateway = await asyncio.to_thread(apply)
+    if not found:
         raise not_found(f"Device {product_key}/{device_name}")
+    await _announce(request, (product_key, device_name), gateway, move)
     return await _changed(request, caller, product_key, device_name)
+
+
+_ANNOUNCED = {
+    Move.DISABLE: (Kind.DISABLE, TopologyChange.DISABLED),
+    Move.ENABLE: (Kind.ENABLE, TopologyChange.ENABLED),
+    Move.RETIRE: (Kind.DELETE, TopologyChange.DELETED),
+}
+
+
+async def _announce(request: Request, key: tuple[str, str], gateway: tuple[str, str] | None, move: Move) -> None:
+    """Tell the device, as long as it has a session, and the gateway that it belongs to."""
+    if move in _ANNOUNCED:
+        kind, change = _ANNOUNCED[move]
+        await tell(request, key, kind, {})
+        if gateway is not None:
+            await tell_change(request, gateway, change, [key])
 
 
 @router.post("/v1/devices/{product_key}/{device_name}/disable", operation_id="disable_device")

@@ -3,15 +3,16 @@
 A sub-device belongs to one gateway at a time. Another one that proves its secret is told so (6619): the first, or a person, lets go of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from cloud.devices.conversation import DeviceKey
 from cloud.devices.model import Credentials
 from cloud.devices.tables import DeviceRow, TopologyRow
+from cloud.foundation.db import UnitOfWork
 from protocols.alink.codes import Code
 from protocols.alink.topology import SignedIdentity
 
@@ -48,17 +49,38 @@ def gateway_of(session: Session, device_id: int) -> int | None:
     return session.scalar(select(TopologyRow.gateway_id).where(TopologyRow.device_id == device_id))
 
 
+def gateway_key(work: UnitOfWork, product_key: str, device_name: str) -> DeviceKey | None:
+    """The gateway that a device of the tenant's belongs to."""
+    sub = aliased(DeviceRow)
+    query = (
+        select(DeviceRow.product_key, DeviceRow.device_name)
+        .join(TopologyRow, TopologyRow.gateway_id == DeviceRow.id)
+        .join(sub, sub.id == TopologyRow.device_id)
+        .where(sub.product_key == product_key, sub.device_name == device_name)
+    )
+    row = work.session.execute(query).one_or_none()
+    return None if row is None else (row.product_key, row.device_name)
+
+
 def add_sub_devices(session: Session, gateway_id: int, found: Sequence[Credentials], now_ms: int, most: int = MOST_SUB_DEVICES) -> None:
     """Enter sub-devices whose secret was proved; one that is there already stays. Raises TopologyRefused with nothing entered."""
+    keys = {(device.product_key, device.device_name): device.device_id for device in found}
+    add_known_devices(session, gateway_id, keys, now_ms, most)
+
+
+def add_known_devices(session: Session, gateway_id: int, found: Mapping[DeviceKey, int], now_ms: int, most: int = MOST_SUB_DEVICES) -> None:
+    """The same for devices whose owner says so. Raises TopologyRefused with nothing entered."""
     fresh: list[int] = []
-    for device in found:
-        name = f"{device.product_key}/{device.device_name}"
-        owner = gateway_of(session, device.device_id)
+    for key, device_id in found.items():
+        name = "/".join(key)
+        if device_id == gateway_id:
+            raise TopologyRefused(Code.WITH_ITSELF, f"{name}: a gateway is not its own sub-device")
+        owner = gateway_of(session, device_id)
         if owner not in (None, gateway_id):
             message = f"{name}: it belongs to another gateway: delete it from the topology of that one first"
             raise TopologyRefused(Code.OTHER_GATEWAY, message)
-        if owner is None and device.device_id not in fresh:
-            fresh.append(device.device_id)
+        if owner is None:
+            fresh.append(device_id)
     held = session.scalar(select(func.count()).select_from(TopologyRow).where(TopologyRow.gateway_id == gateway_id)) or 0
     if held + len(fresh) > most:
         raise TopologyRefused(Code.TOPOLOGY_FULL, f"the gateway has {held} sub-devices, at most {most} are allowed")

@@ -98,3 +98,10 @@ def obey(state: Hood, params: Mapping[str, Value]) -> Hood:
             state = setter(state, int(value))
     commanded = state.commanded | frozenset(params)
     return replace(state, commanded=commanded - {"FanLevel"} if params.get("AutoMode") else commanded)
+
+
+def serve(state: Hood, service: str, _given: Mapping[str, Value]) -> tuple[Hood, Mapping[str, Value]] | None:
+    """The hood after a service of its thing model, and the output; None for a service that it does not have."""
+    if service == "ResetFilter":
+        return replace(state, filter_life=100.0), {}
+    return None

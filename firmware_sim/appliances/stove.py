@@ -147,3 +147,18 @@ def obey(state: Stove, params: Mapping[str, Value]) -> Stove:
         if setter := _SETTERS.get(identifier):
             state = setter(state, int(value))
     return replace(state, commanded=state.commanded | frozenset(params))
+
+
+def serve(state: Stove, service: str, given: Mapping[str, Value]) -> tuple[Stove, Mapping[str, Value]] | None:
+    """The stove after a service of its thing model, and the output; None for a service that it does not have."""
+    match service:
+        case "StartOven":
+            if not state.on:
+                return state, {"Accepted": 0}
+            mode, target, left_s = int(given["Mode"]), int(given["Temperature"]), float(given["Duration"])
+            state = replace(state, oven_mode=mode, oven_target_c=target, oven_left_s=left_s if mode else 0.0)
+            return replace(state, commanded=state.commanded | {"OvenMode"}), {"Accepted": 1}
+        case "CloseGas":
+            closed = {"LeftBurnerLevel": 0, "RightBurnerLevel": 0}
+            return obey(state, closed), {}
+    return None

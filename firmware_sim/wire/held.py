@@ -30,10 +30,11 @@ class HeldMessages:
     def full(self) -> bool:
         return len(self) >= self._limit
 
-    def add(self, topic: str, payload: bytes) -> None:
-        """Hold a message behind the others."""
+    def add(self, topic: str, payload: bytes) -> int:
+        """Hold a message behind the others; its number."""
         self._last += 1
         self._waiting.append(Held(self._last, topic, payload))
+        return self._last
 
     def take(self) -> Held | None:
         """The next message to send now; None while the window is full or nothing waits."""

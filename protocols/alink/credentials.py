@@ -96,12 +96,16 @@ def sign(
     method: str = "hmacsha256",
     base: str | None = None,
     timestamp: int | None = None,
+    ext: int = 1,
 ) -> Connection:
-    """The CONNECT fields of a device; `base` is `pk&dn` unless given, `timestamp` milliseconds, now unless given."""
+    """The CONNECT fields of a device; `base` is `pk&dn` unless given, `timestamp` milliseconds, now unless given.
+
+    `ext` is the client's bitmap: with bit 1 it takes calls on their own topics (see `answers_on_the_topic`).
+    """
     base = f"{product_key}&{device_name}" if base is None else base
     stamp = str(time.time_ns() // 1_000_000 if timestamp is None else timestamp)
     password = signature(signed_string(base, product_key, device_name, stamp), secret, method)
     if password is None:
         raise Refused(Reason.BAD_CREDENTIALS, f"no such sign method: {method}")
-    client_id = f"{base}|securemode=3,signmethod={method},timestamp={stamp},_ss=1,ext=1|"
+    client_id = f"{base}|securemode=3,signmethod={method},timestamp={stamp},_ss=1,ext={ext}|"
     return Connection(client_id, f"{device_name}&{product_key}", password.encode())

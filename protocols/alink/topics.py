@@ -2,7 +2,7 @@
 
 import enum
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
@@ -247,6 +247,9 @@ def _rows() -> Iterator[tuple[Kind, _Row]]:
 
 
 _GRAMMAR: dict[Kind, _Row] = dict(_rows())
+TEMPLATES: Mapping[Kind, str] = {kind: row.template for kind, row in _GRAMMAR.items()}
+"""Every topic, with {pk}, {dn}, {name}, {mid} and {rest} where its parts belong."""
+
 _FAMILIES = ("sys", "ext", "shadow", "ota", "broadcast", "edge")  # first levels that are no product key
 _LEVEL = r"[^/+#\x00?]+"
 _GROUPS = {

@@ -1,5 +1,6 @@
 """Gateways and their sub-devices (alink.md par. 9): who is meant, and how a gateway proves that it may speak for one."""
 
+import enum
 import hmac
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +11,15 @@ from protocols.alink.credentials import signature, signed_string
 MOST_A_BATCH = 5
 MOST_ONLINE = 1_500
 _DEFAULT_METHOD = "hmacmd5"
+
+
+class TopologyChange(enum.IntEnum):
+    """`status` of topo/change (one vendor table swaps the last two)."""
+
+    CREATED = 0
+    DELETED = 1
+    ENABLED = 2
+    DISABLED = 8
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):

@@ -147,6 +147,19 @@ MUTANTS = {
 """,
     ),
     "condemn_nobody": Mutant("cloud/ingest/trail.py", "return self.deaths.get(spot, 0) >= DEATHS", "return False"),
+    "hand_over_twice": Mutant(
+        "cloud/devices/delivery.py",
+        "                left = await self._downlink.deliver_command(order)\n            except NobodyAnswers:\n",
+        """                left = await self._downlink.deliver_command(order)
+                await self._downlink.deliver_command(order)
+            except NobodyAnswers:
+""",
+    ),
+    "completed_when_handed_over": Mutant(
+        "cloud/devices/commands.py",
+        "change.values(state=str(CommandState.SENT), sent_ms=now_ms())",
+        "change.values(state=str(CommandState.COMPLETED), sent_ms=now_ms())",
+    ),
     "synchronous_off": Mutant("edge_agent/buffer/frame_file.py", "pragma synchronous = full", "pragma synchronous = off"),
 }
 

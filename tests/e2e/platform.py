@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -41,6 +42,7 @@ class Process:
         self._crash_dir = crash_dir
         self.environment: dict[str, str] = {}  # on top of ours
         self.prefix: list[str] = []  # what runs the command
+        self.stdin: int | None = None  # PIPE for a process that is told things
         self._child: subprocess.Popen[str] | None = None
         self.log = folder / f"{name}.log"
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,9 @@ class Process:
             environment["HEARTHLINE_CRASH_DIR"] = str(self._crash_dir)
         with self.log.open("a") as errors:
             command = [*self.prefix, sys.executable, *self._arguments]
-            self._child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=self._code)
+            self._child = subprocess.Popen(
+                command, stdin=self.stdin, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=self._code
+            )
         return self._child
 
     @property
@@ -66,6 +70,27 @@ class Process:
         assert self._child is not None
         assert self._child.stdout is not None
         return self._child.stdout
+
+    def tell(self, line: str) -> Any:
+        """Say a line to a process that answers with a line of JSON; the answer."""
+        assert self._child is not None
+        assert self._child.stdin is not None
+        self._child.stdin.write(line + "\n")
+        self._child.stdin.flush()
+        return self.hear()
+
+    def hear(self, timeout_s: float = 60.0) -> Any:
+        """The next line of JSON that the process says; one that is silent for so long is killed. Raises RuntimeError at its end."""
+        assert self._child is not None
+        silence = threading.Timer(timeout_s, self._child.kill)
+        silence.start()
+        try:
+            line = self.stdout.readline()
+        finally:
+            silence.cancel()
+        if not line:
+            raise RuntimeError(f"{self.name} ended:\n{self.tail()}")
+        return json.loads(line)
 
     @property
     def running(self) -> bool:

@@ -133,3 +133,18 @@ def test_whatever_a_device_sends_has_an_outcome_and_a_readable_answer(payload: b
     assert (outcome.refused is None) or (outcome.post is None and outcome.event is None)
     if outcome.answer is not None:
         assert json.loads(outcome.answer).keys() == {"id", "code", "data", "message", "method", "version"}
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload", "code", "data"),
+    [
+        ("/ext/rrpc/77/sys/a1/d/thing/service/Blink", b'{"id":"1","code":200,"data":{"done":1}}', 200, {"done": 1}),
+        ("/sys/a1/d/rrpc/response/77", b'{"id":"other","code":100001,"data":{}}', 100001, {}),
+        ("/ext/rrpc/77/a1/d/user/x", b"pong \xff", 200, "pong \ufffd"),
+        ("/sys/a1/d/rrpc/response/77", b"[1]", 200, "[1]"),
+    ],
+)
+def test_an_answer_to_a_call_is_known_by_its_topic(topic: str, payload: bytes, code: int, data: object) -> None:
+    outcome = dialogue.handle(topic, payload, NOW)
+    assert outcome.reply is not None
+    assert (outcome.reply.id, outcome.reply.code, outcome.reply.data) == ("77", code, data)
