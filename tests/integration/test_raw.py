@@ -10,6 +10,9 @@ from cloud.access.service import downlink_of
 from cloud.devices.delivery import Redelivery
 from cloud.devices.model import CommandReply
 from cloud.devices.service import complete_commands
+from protocols.mqtt.codec import PublishRun
+from tests.e2e.platform import Cloud, wait_until
+from tests.integration.access_rig import RawClient
 from tests.integration.api_rig import TSL, Rig, api_rig, problem
 
 TABLE: dict[str, Any] = {
@@ -73,3 +76,26 @@ async def test_a_set_that_the_table_has_no_message_for_is_refused_and_leaves_no_
 async def test_a_table_that_is_wrong_is_refused_with_the_product(rig: Rig) -> None:
     wrong = {"name": "x", "tsl": {**TSL, "rawTable": {"up": [{"kind": "post", "fields": [{"identifier": "Nope"}]}]}}}
     assert "$.rawTable.up[0].fields[0]" in problem(await rig.one.post("/v1/products", json=wrong), 422, "bad-thing-model")["detail"]
+
+
+def test_a_device_that_speaks_bytes_is_seen_and_commanded_on_a_running_platform(tmp_path: Path) -> None:
+    post = {"kind": "post", "match": [{"hex": "01"}], "fields": [{"identifier": "Level", "offset": 1, "type": "u8"}], "answer": "0100"}
+    reply = {"kind": "reply", "match": [{"hex": "03"}], "id": {"offset": 1}}
+    with Cloud(tmp_path, crash_points=False) as cloud:
+        tsl: dict[str, Any] = {**TSL}
+        product_key = cloud.product("Stove", tsl | {"rawTable": TABLE | {"up": [post, reply]}})
+        device = RawClient(cloud.mqtt_port, "s1", product_key=product_key, secret=cloud.device(product_key, "s1").encode()).open()
+        model, path = f"/sys/{product_key}/s1/thing/model", f"/v1/devices/{product_key}/s1"
+        device.publish(b"\x01\x06", topic=f"{model}/up_raw")
+        answer = device.next()
+        assert isinstance(answer, PublishRun)
+        assert (answer.topic, answer.payloads()) == (f"{model}/up_raw_reply", [b"\x01\x00"])
+        assert cloud.api.get(path)["reported"]["Level"]["value"] == 6
+        wait_until(lambda: cloud.api.get(path)["online"], 15, "it to be online")
+        command_id = cloud.post(f"{path}/properties", {"Level": 7})["command_id"]
+        told = device.next()
+        assert isinstance(told, PublishRun)
+        assert (told.topic, told.payloads()[0][:6]) == (f"{model}/down_raw", b"\x05\x07" + int(command_id).to_bytes(4, "big"))
+        device.publish(b"\x03" + told.payloads()[0][2:6], topic=f"{model}/down_raw_reply")
+        wait_until(lambda: cloud.api.get(f"/v1/commands/{command_id}")["state"] == "completed", 15, "the command to be completed")
+        device.close()
