@@ -312,6 +312,7 @@ def build_api(
     from cloud.rollouts import api as firmware
     from cloud.rollouts import configuration_api, jobs_api
     from cloud.rollouts.configuration import count_configurations
+    from cloud.rollouts.service import count_firmware
     from cloud.telemetry import api as telemetry
     from cloud.telemetry import events_api
     from cloud.tenancy.service import KnownKeys
@@ -329,7 +330,7 @@ def build_api(
     state.known_keys = KnownKeys()
     state.device_address, state.doorkeeper = device_address, device_registration.Doorkeeper()
     state.depot, state.base_url, state.firmware_bytes = depot, base_url, firmware_bytes
-    state.product_uses = {"devices": count_devices, "configurations": count_configurations}
+    state.product_uses = {"devices": count_devices, "configurations": count_configurations, "firmware": count_firmware}
     problems.install(app, larger={"/v1/firmware": firmware_bytes, import_api.PATH_END: import_api.MOST_BYTES})
     of_products = (products, versions_api, library_api, product_registration)
     of_devices = (messages_api, binding_api, search_api, groups_api, devices, identity_api, import_api, commands, shadow, topology)

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import Row, Table, delete, select
+from sqlalchemy import Row, Table, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -83,6 +83,11 @@ def list_firmware(work: UnitOfWork, product_key: str | None, after: int, limit: 
     if product_key is not None:
         query = query.where(FirmwareRow.product_key == product_key)
     return [_firmware(row) for row in work.session.scalars(query)]
+
+
+def count_firmware(work: UnitOfWork, product_key: str) -> int:
+    """How many images of a product there are: it is not deleted before them."""
+    return work.session.scalar(select(func.count(FirmwareRow.id)).where(FirmwareRow.product_key == product_key)) or 0
 
 
 def find_firmware(work: UnitOfWork, firmware_id: int) -> Firmware | None:
