@@ -1,9 +1,12 @@
 """One simulator process: stops on SIGTERM or Ctrl-C, says what happens as JSON lines on stdout."""
 
 import asyncio
+import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -11,6 +14,7 @@ import msgspec
 from protocols.errors import PlatformError
 
 Stop = asyncio.Event
+_STDIN = 0
 
 
 def say(event: str, **fields: object) -> None:
@@ -64,10 +68,30 @@ def _leaves(group: BaseExceptionGroup[PlatformError]) -> Iterator[PlatformError]
 
 
 async def lines() -> AsyncIterator[str]:
-    """Lines of stdin, until it ends."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
+    """Lines of stdin, until it ends; a pipe, a terminal, a file or nothing, which not every event loop takes: so a thread reads it.
+
+    At most 100 lines wait; then nothing more is read.
+    """
+    loop = asyncio.get_running_loop()
+    waiting = asyncio.Queue[bytes | None](100)
+
+    def hand_over(line: bytes | None) -> None:
+        asyncio.run_coroutine_threadsafe(waiting.put(line), loop).result()
+
+    def read() -> None:
+        held = b""
+        with suppress(OSError, RuntimeError):  # stdin is closed; the loop has ended
+            while data := os.read(_STDIN, 65_536):
+                *whole, held = (held + data).split(b"\n")
+                for line in whole:
+                    hand_over(line)
+        with suppress(RuntimeError):
+            if held:
+                hand_over(held)
+            hand_over(None)
+
+    threading.Thread(target=read, name="process.stdin", daemon=True).start()  # nobody waits for it: it may be blocked for ever
+    while (line := await waiting.get()) is not None:
         yield line.decode(errors="replace").strip()
 
 

@@ -121,7 +121,10 @@ class Firmware:
         if (topic.product_key, topic.device_name) != self._key:
             return False
         if topic.kind is Kind.OTA_UPGRADE:
-            self._on_offer(bytes(msgspec.json.decode(payload, type=_Push).data))
+            try:
+                self._on_offer(bytes(msgspec.json.decode(payload, type=_Push).data))
+            except msgspec.DecodeError as error:
+                raise Refused(Reason.BAD_JSON, f"not an offer: {error}") from error
         elif topic.kind is Kind.OTA_FIRMWARE_GET_REPLY:
             self._on_offer(msgspec.json.encode(decode_reply(payload).data or {}))
         else:
@@ -155,7 +158,8 @@ class Firmware:
                 case Put(writes):
                     for write in writes:
                         self._write(write)
-                        await asyncio.sleep(0)
+                        if write.area in SLOTS:  # long, and no boot record follows that an offer could come between
+                            await asyncio.sleep(0)
                 case Fetch(offer, _):
                     await self._download(offer)
                 case Reboot():

@@ -27,6 +27,7 @@ EDGE_MS = 10_000  # an answer that left so shortly before the expiry may have co
 ASKED = ("thing.service.property.set", "thing.service.StartOven", "thing.service.CloseGas")
 OVEN = {"Mode": 2, "Temperature": 180, "Duration": 600}
 ANSWERS = {"completed": "obey", "failed": "refuse"}
+ENDS = (*ANSWERS, "expired")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +149,14 @@ class Fleet:
         self.asked[answer.json()["command_id"]] = (name, method)
 
     def ends(self, until_s: float) -> dict[str, dict[str, Any]]:
-        """What became of every command, read once they have expired (`until_s`, epoch)."""
+        """What became of every command: those that go on are read again once they have expired (`until_s`, epoch)."""
+        found = self._read(list(self.asked))
         time.sleep(max(0.0, until_s - time.time()))
-        found = self._in_threads(lambda one: self.api.get(f"/v1/commands/{one}"), list(self.asked))
-        return {one: answer.json() for one, answer in zip(self.asked, found, strict=True) if answer.status_code == 200}
+        return found | self._read([one for one in self.asked if found.get(one, {}).get("state") not in ENDS])
+
+    def _read(self, commands: Sequence[str]) -> dict[str, dict[str, Any]]:
+        found = self._in_threads(lambda one: self.api.get(f"/v1/commands/{one}"), commands)
+        return {one: answer.json() for one, answer in zip(commands, found, strict=True) if answer.status_code == 200}
 
     def heard(self) -> list[Heard]:
         """The swarm's log."""

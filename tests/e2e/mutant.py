@@ -155,11 +155,6 @@ MUTANTS = {
             except NobodyAnswers:
 """,
     ),
-    "completed_when_handed_over": Mutant(
-        "cloud/devices/commands.py",
-        "change.values(state=str(CommandState.SENT), sent_ms=now_ms())",
-        "change.values(state=str(CommandState.COMPLETED), sent_ms=now_ms())",
-    ),
     "synchronous_off": Mutant("edge_agent/buffer/frame_file.py", "pragma synchronous = full", "pragma synchronous = off"),
 }
 

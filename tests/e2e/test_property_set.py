@@ -77,13 +77,16 @@ def test_a_property_set_is_completed_by_the_device_and_seen_in_the_shadow(home: 
     wait_until(lambda: home.reported(name, identifier) == value, 15, f"{identifier} reported as {value}")
 
 
-def test_a_device_that_cannot_be_reached_is_a_conflict(home: Home) -> None:
+def test_a_command_to_a_device_that_cannot_be_reached_waits_or_is_a_conflict_when_it_must_not(home: Home) -> None:
     home.site.uplink.cut()
     try:
         wait_until(lambda: not home.device("hood")["online"], 20, "the hood is offline with its gateway")
         with pytest.raises(urllib.error.HTTPError) as refused:
-            home.set("hood", LightLevel=1)
+            home.cloud.post(f"/v1/devices/{home.keys['hood']}/hood/properties?only_online=true", {"LightLevel": 1})
         assert refused.value.code == 409
+        command_id = home.set("hood", LightLevel=61)
+        assert home.state(command_id) == "queued"
     finally:
         home.site.uplink.restore()
-    wait_until(lambda: home.device("hood")["online"], 30, "the hood is online again")
+    wait_until(lambda: home.state(command_id) == "completed", 30, "the command that waited is completed")
+    wait_until(lambda: home.reported("hood", "LightLevel") == 61, 15, "LightLevel reported as 61")

@@ -15,6 +15,7 @@ from firmware_sim.wire.firmware_client import NEVER_STARTS, Firmware, NothingToS
 from firmware_sim.wire.flash_files import FlashFiles
 from protocols.alink.ota import Image, SignMethod, upgrade_push
 from protocols.alink.topics import Kind, Topic
+from protocols.errors import Refused
 
 KEY = ("pk", "dn")
 GOOD = Random(1).randbytes(200_000)
@@ -182,6 +183,15 @@ async def test_an_image_that_does_not_start_ends_with_1_and_is_not_even_fetched_
     assert await device.run() == "1.0.0"
     assert device.steps()[-1] == "-1"
     assert downloads.starts == [0]
+
+
+@pytest.mark.parametrize("payload", [b"{", b"[]", b'{"data":{"version":"2.0.0"}}', b"\xff"])
+async def test_an_offer_that_cannot_be_read_is_refused_and_changes_nothing(tmp_path: Path, payload: bytes) -> None:
+    firmware = Firmware(KEY, FlashFiles(tmp_path, "1.0.0", b"own" * 1_000), lambda *_: None)
+    await firmware.start()
+    with pytest.raises(Refused):
+        firmware.receive(Topic(Kind.OTA_UPGRADE, *KEY), payload)
+    assert firmware.version == "1.0.0"
 
 
 async def test_a_device_without_a_whole_image_says_so(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -122,3 +124,19 @@ def test_a_file_without_secrets_is_refused_with_what_to_give(tmp_path: Path) -> 
     (tmp_path / "fleet.csv").write_text("device_name,site\nd1,home\n")
     with pytest.raises(Refused, match="no column 'device_secret': give the file of"):
         read_secrets(tmp_path / "fleet.csv", "pk")
+
+
+@pytest.mark.parametrize("kind", ["nothing", "file", "closed pipe"])
+async def test_a_fleet_runs_whatever_its_stdin_is(server: AlinkServer, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "secrets.csv").write_text("device_name,device_secret\nd1,secret-of-d1\nd2,secret-of-d2\n")
+    (tmp_path / "orders").write_text("offline 1\ncount\n")
+    arguments = ["--port", str(server.port), "--devices", "secrets.csv", "--product-key", "pk", "--seconds", "1"]
+    with (tmp_path / "orders").open() as file:
+        stdin: int = {"nothing": asyncio.subprocess.DEVNULL, "file": file.fileno(), "closed pipe": asyncio.subprocess.PIPE}[kind]
+        command = [sys.executable, "-m", "firmware_sim", "swarm", "--as", "fleet", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+        process = await asyncio.create_subprocess_exec(*command, stdin=stdin, stdout=-1, cwd=tmp_path, env=environment)
+        said = [json.loads(line) for line in (await process.communicate())[0].splitlines()]
+    assert process.returncode == 0
+    expected = ["ready", "offline", "count", "summary"] if kind == "file" else ["ready", "summary"]
+    assert [line["event"] for line in said] == expected

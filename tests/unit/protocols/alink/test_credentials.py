@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.alink.credentials import parse_client_id, parse_username, sign, signature, signed_string, verify
+from protocols.alink.credentials import answers_on_the_topic, parse_client_id, parse_username, sign, signature, signed_string, verify
 from protocols.errors import Reason, Refused
 from tests.fuzzing import fuzz
 
@@ -98,3 +98,10 @@ def test_the_user_name_is_cut_at_the_last_ampersand() -> None:
 def test_an_unknown_sign_method_is_refused_when_signing() -> None:
     with pytest.raises(Refused, match="hmacsha3"):
         sign("p1", "d1", "s", method="hmacsha3")
+
+
+@pytest.mark.parametrize(("ext", "on_the_topic"), [(0, False), (1, True), (2, False), (3, True)])
+def test_a_client_says_whether_it_takes_calls_on_their_own_topics(ext: int, on_the_topic: bool) -> None:
+    fields = sign("pk", "dn", "s" * 32, ext=ext)
+    assert answers_on_the_topic(fields.client_id) is on_the_topic
+    assert verify(fields.client_id, fields.username, fields.password, "s" * 32)

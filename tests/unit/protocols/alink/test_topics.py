@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,8 +175,17 @@ def test_nothing_else_belongs_to_a_device(text: str) -> None:
 
 
 @given(topics)
-def test_every_topic_of_the_grammar_belongs_to_its_device(topic: Topic) -> None:
-    assert belongs_to(str(topic), topic.product_key, topic.device_name)
+def test_what_a_device_sends_on_is_its_own_and_what_the_server_sends_on_is_pushed_to_it(topic: Topic) -> None:
+    if topic.sender is not Sender.SERVER:
+        assert belongs_to(str(topic), topic.product_key, topic.device_name)
+    if topic.sender is not Sender.DEVICE:
+        assert any(matches(pushed, str(topic)) for pushed in downlink_filters(topic.product_key, topic.device_name))
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """A filter with `+` and a `#` at its end."""
+    pattern = "/".join({"+": "[^/]+", "#": ".*"}.get(level, re.escape(level)) for level in topic_filter.split("/"))
+    return re.fullmatch(pattern, topic) is not None
 
 
 def test_a_device_may_subscribe_within_what_is_pushed_to_it_anyway() -> None:
