@@ -87,12 +87,18 @@ def list_tasks(work: UnitOfWork, job_id: int, after: int, limit: int) -> list[Jo
     return [_task(row, keys[row.device_id][1], now) for row in rows]
 
 
-def cancel_job(work: UnitOfWork, job_id: int) -> int:
-    """Cancel it for every device that has not ended it; how many those are. What a device has begun it may still finish."""
+def cancel_job(work: UnitOfWork, job_id: int) -> tuple[int, list[JobTask]]:
+    """Cancel it for every device that has not ended it: (how many those are, the tasks that their devices know of)."""
     now = now_ms()
-    change = update(JobTaskRow).where(JobTaskRow.job_id == job_id, JobTaskRow.status.in_(OPEN), JobTaskRow.due_ms >= now)
-    done = work.session.execute(change.values(status=str(JobStatus.CANCELLED), updated_ms=now))
-    return int(done.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
+    query = select(JobTaskRow).join(JobRow, JobRow.id == JobTaskRow.job_id).where(JobTaskRow.job_id == job_id)
+    query = query.where(JobTaskRow.status.in_(OPEN), JobTaskRow.due_ms >= now)
+    rows = work.session.scalars(query.order_by(JobTaskRow.id).with_for_update(of=JobTaskRow)).all()
+    known = [row for row in rows if row.status != JobStatus.QUEUED]
+    for row in rows:
+        row.status, row.updated_ms = str(moved(JobStatus(row.status), JobMove.CANCEL)), now
+    work.session.flush()
+    keys = device_keys(work.session, [row.device_id for row in known])
+    return len(rows), [_task(row, keys[row.device_id][1], now) for row in known]
 
 
 def handed_over(work: UnitOfWork, task_id: int) -> None:

@@ -121,22 +121,27 @@ def _create(request: Request, caller: Principal, body: NewJob, once: Once) -> tu
 
 
 async def _tell(request: Request, caller: Principal, body: NewJob, task: JobTask) -> None:
-    downlink: Downlink = request.app.state.downlink
     database: Database = request.app.state.database
-    key = (body.product_key, task.device_name)
-    shown = {"task": job_task(str(task.task_id), JobStatus.SENT, body.document)}
-    push = encode_command(secrets.randbelow(1 << 32), "thing.job.notify", shown)
 
     def note() -> None:
         with database.unit_of_work(caller.tenant_id) as work:
             handed_over(work, task.task_id)
             work.commit()
 
+    if await _pushed(request, body.product_key, task, JobStatus.SENT, body.document):
+        await asyncio.to_thread(note)
+
+
+async def _pushed(request: Request, product_key: str, task: JobTask, status: JobStatus, document: dict[str, Any]) -> bool:
+    """Whether a device was told where its job stands; one that was not asks when it comes."""
+    downlink: Downlink = request.app.state.downlink
+    key = (product_key, task.device_name)
+    push = encode_command(secrets.randbelow(1 << 32), "thing.job.notify", {"task": job_task(str(task.task_id), status, document)})
     try:
-        if await downlink.deliver_message(key, str(Topic(Kind.JOB_NOTIFY, *key)), push):
-            await asyncio.to_thread(note)
-    except TryAgain as error:  # it asks when it comes
+        return await downlink.deliver_message(key, str(Topic(Kind.JOB_NOTIFY, *key)), push)
+    except TryAgain as error:
         get_logger().warning("job.not_told", device="/".join(key), error=str(error))
+        return False
 
 
 @router.get("", operation_id="list_jobs")
@@ -173,13 +178,24 @@ def tasks(request: Request, caller: Caller, job_id: JobId, limit: Limit = 100, c
 
 
 @router.post("/{job_id}/cancel", operation_id="cancel_job")
-def cancel(request: Request, caller: Caller, job_id: JobId) -> JobView:
-    """Cancel a job for all devices that have not ended it. What a device has begun it may still finish, and is refused when it says so."""
+async def cancel(request: Request, caller: Caller, job_id: JobId) -> JobView:
+    """Cancel a job for all devices that have not ended it, and tell those that know of it and are connected.
+
+    A device that goes on all the same is refused when it says so.
+    """
+    job, tasks = await asyncio.to_thread(_cancel, request, caller, job_id)
+    for task in tasks:
+        await _pushed(request, job.product_key, task, JobStatus.CANCELLED, job.document)
+    return _view(job)
+
+
+def _cancel(request: Request, caller: Principal, job_id: int) -> tuple[Job, list[JobTask]]:
     database: Database = request.app.state.database
     with database.unit_of_work(caller.tenant_id) as work:
-        if find_job(work, job_id) is None:
+        count, tasks = cancel_job(work, job_id)
+        job = find_job(work, job_id)
+        if job is None:
             raise not_found(f"Job {job_id}")
-        count = cancel_job(work, job_id)
         record(work.session, caller.tenant_id, caller.key_name, "cancel_job", f"job/{job_id}", {"devices": count})
         work.commit()
-    return get(request, caller, job_id)
+        return job, tasks

@@ -105,6 +105,24 @@ async def test_jobs_are_cancelled_and_time_out(rig: Rig) -> None:
     assert [item["job_id"] for item in (await rig.one.get("/v1/jobs")).json()["items"]] == [late["job_id"], made["job_id"]]
 
 
+async def test_devices_that_know_of_a_job_are_told_that_it_is_cancelled(rig: Rig) -> None:
+    product_key, device = await two_devices(rig)
+    rig.downlink.takes = False
+    made = await job(rig, product_key, "s1", "s2")
+    task_id = device.ask("thing/job/get")["data"]["task"]["taskId"]
+    rig.downlink.messages.clear()
+    await rig.one.post(f"/v1/jobs/{made['job_id']}/cancel")
+    ((key, topic, payload),) = rig.downlink.messages
+    assert (key, topic) == ((product_key, "s1"), f"/sys/{product_key}/s1/thing/job/notify")
+    told = json.loads(payload)["params"]["task"]
+    assert (told["taskId"], told["status"]) == (task_id, "CANCELLED")
+    assert "CANCELLED" in device.ask("thing/job/update", {"taskId": task_id, "status": "SUCCEEDED"})["message"]
+    rig.downlink.messages.clear()
+    assert (await rig.one.post(f"/v1/jobs/{made['job_id']}/cancel")).json()["counts"] == {"CANCELLED": 2}
+    assert rig.downlink.messages == [], "it was told already"
+    problem(await rig.one.post("/v1/jobs/99/cancel"), 404, "not-found")
+
+
 async def test_a_job_that_cannot_be_is_refused(rig: Rig) -> None:
     product_key, _ = await two_devices(rig)
     body = {"name": "x", "product_key": product_key, "device_names": ["s1"], "document": {"text": "x" * 70_000}}

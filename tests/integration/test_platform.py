@@ -104,8 +104,15 @@ async def test_a_device_reports_is_seen_and_takes_a_command(cloud: Cloud, api: h
             wait_until, lambda: api.get(f"/v1/commands/{command_id}").json()["state"] == "completed", 10, "the command's answer"
         )
     await asyncio.to_thread(wait_until, lambda: not device()["online"], 10, "the device gone")
-    answer = api.post(f"{path}/properties", json={"Level": 1})
+    answer = api.post(f"{path}/properties", json={"Level": 1}, params={"only_online": True})
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:hearthline:problem:device-offline")
+    waits = api.post(f"{path}/properties", json={"Level": 2}).raise_for_status().json()["command_id"]
+    assert api.get(f"/v1/commands/{waits}").json()["state"] == "queued"
+    async with mqtt(cloud, product_key, "stove-1", secret) as client:
+        command = await asyncio.wait_for(anext(client.messages), 20)
+        assert isinstance(command.payload, bytes)
+        request = json.loads(command.payload)
+        assert (request["id"], request["params"]) == (waits, {"Level": 2})
 
 
 async def test_a_disabled_device_is_thrown_out_and_stays_out(cloud: Cloud, api: httpx.Client) -> None:
