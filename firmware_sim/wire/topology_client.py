@@ -216,10 +216,12 @@ class Topology:
         """A session was ended by the platform, or never was: 520 logs in again, 6401 is added again, the others stay out."""
         told = _decode(payload, _Told)
         sub = self.sub_devices.get((told.data.get("productKey", ""), told.data.get("deviceName", "")))
-        if sub is None or sub.standing is not Standing.IN:
+        if sub is None:
             return
-        self.counts.forced_out += 1
         self.counts.codes[told.code] = self.counts.codes.get(told.code, 0) + 1
+        if sub.standing is not Standing.IN:
+            return  # the change of the topology was here first
+        self.counts.forced_out += 1
         sub.code = told.code
         if told.code == Code.NO_SUB_SESSION:
             sub.standing = Standing.ADDED  # it is in the topology: only the login is missing

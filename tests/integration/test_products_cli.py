@@ -109,11 +109,11 @@ def test_a_product_of_the_library_is_shown_changed_and_deleted(cloud: Cloud) -> 
     [
         (("create", "Stove"), 2, "hearthline product library"),
         (("create", "Stove", "no-such-file"), 1, "hearthline product export"),
-        (("create", "Stove", "--library", "kettle"), 1, "there is: gateway"),
+        (("create", "Stove", "--library", "kettle"), 1, "there is: air_compressor"),
         (("change", "nothing"), 2, "--name or --description"),
         (("export", "gateway", "-o", "table"), 2, "-o yaml"),
         (("delete", "gateway", "--yes"), 1, "make a product of your own"),
-        (("draft", "publish", "nothing"), 1, "does not exist"),
+        (("draft", "publish", "nothing"), 1, "has no draft"),
         (("draft", "put", "gateway", str(Path(__file__))), 1, "no readable JSON"),
     ],
 )
