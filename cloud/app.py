@@ -303,7 +303,7 @@ def build_api(
     from cloud.devices import topology_api as topology
     from cloud.devices.registry import count_devices
     from cloud.foundation import api as foundation
-    from cloud.foundation import problems
+    from cloud.foundation import problem_answers
     from cloud.ingest import account
     from cloud.ingest import api as ingest
     from cloud.products import api as products
@@ -331,7 +331,7 @@ def build_api(
     state.device_address, state.doorkeeper = device_address, device_registration.Doorkeeper()
     state.depot, state.base_url, state.firmware_bytes = depot, base_url, firmware_bytes
     state.product_uses = {"devices": count_devices, "configurations": count_configurations, "firmware": count_firmware}
-    problems.install(app, larger={"/v1/firmware": firmware_bytes, import_api.PATH_END: import_api.MOST_BYTES})
+    problem_answers.install(app, larger={"/v1/firmware": firmware_bytes, import_api.PATH_END: import_api.MOST_BYTES})
     of_products = (products, versions_api, library_api, product_registration)
     of_devices = (messages_api, binding_api, search_api, groups_api, devices, identity_api, import_api, commands, shadow, topology)
     delivered = (firmware, configuration_api, jobs_api)

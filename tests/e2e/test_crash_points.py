@@ -10,7 +10,7 @@ from tests.e2e.trio import CLOUD_POINTS, EDGE_POINTS, HEADERS, RATE, made_up, sc
 
 def test_a_crash_at_any_named_point_loses_and_doubles_nothing(tmp_path: Path) -> None:
     points = [*CLOUD_POINTS, *EDGE_POINTS]
-    with Cloud(tmp_path) as cloud, scene(cloud, tmp_path, "crashes", 1200) as played:
+    with Cloud(tmp_path) as cloud, scene(cloud, tmp_path, "crashes", 1800) as played:
         for number, point in enumerate(points):
             wait_rows(played.logs["direct"], 60 + 40 * number)
             played.fire(point)

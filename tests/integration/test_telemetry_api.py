@@ -16,7 +16,7 @@ import cloud.products.tables
 import cloud.tenancy.tables  # noqa: F401 - the whole schema
 from cloud.devices.registry import create_device
 from cloud.devices.service import apply_reported
-from cloud.foundation import problems
+from cloud.foundation import problem_answers
 from cloud.foundation.db import Database
 from cloud.foundation.schema import upgrade
 from cloud.foundation.vault import Vault
@@ -52,7 +52,7 @@ def api(tmp_path: Path) -> Iterator[Any]:
     store = DuckDbStore(tmp_path / "telemetry.duckdb")
     app = FastAPI()
     app.include_router(router)
-    problems.install(app)
+    problem_answers.install(app)
     app.state.database, app.state.history, app.state.known_keys = database, History(store), KnownKeys()
     client = TestClient(app)
 
