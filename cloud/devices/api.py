@@ -22,7 +22,7 @@ from cloud.devices.topology_api import tell, tell_change
 from cloud.foundation.audit import deeds
 from cloud.foundation.db import Database
 from cloud.foundation.idempotency import Once
-from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
+from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import not_found
 from cloud.foundation.vault import Vault
 from cloud.products.service import find_product
@@ -144,8 +144,7 @@ def list_all(request: Request, caller: Caller, product_key: str, limit: Limit = 
         if find_product(work, product_key) is None:
             raise not_found(f"Product {product_key}")
         devices = list_devices(work, product_key, read_cursor(cursor), limit + 1, lease_held=sessions.lease_held())
-    more = len(devices) > limit
-    return DevicePage(items=[summary(d) for d in devices[:limit]], next=write_cursor(devices[limit - 1].device_id) if more else None)
+    return DevicePage(items=[summary(d) for d in devices[:limit]], next=next_page(devices, limit, lambda one: one.device_id))
 
 
 @router.get("/v1/devices/{product_key}/{device_name}", operation_id="get_device")
@@ -279,4 +278,4 @@ def audit(request: Request, caller: Caller, product_key: str, device_name: str, 
             raise not_found(f"Device {product_key}/{device_name}")
         found = deeds(work, f"{product_key}/{device_name}", read_cursor(cursor), limit + 1)
     items = [DeedView(number=one.number, time=one.time_ms, actor=one.actor, action=one.action, detail=one.detail) for one in found[:limit]]
-    return DeedPage(items=items, next=write_cursor(found[limit - 1].number) if len(found) > limit else None)
+    return DeedPage(items=items, next=next_page(found, limit, lambda one: one.number))

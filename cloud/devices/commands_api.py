@@ -17,7 +17,7 @@ from cloud.foundation.bus import NobodyAnswers
 from cloud.foundation.db import Database, UnitOfWork
 from cloud.foundation.idempotency import Idempotent, Once
 from cloud.foundation.logs import get_logger
-from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
+from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import Problem, not_found
 from cloud.products.service import find_product
 from cloud.tenancy.api import Caller
@@ -320,5 +320,4 @@ def list_commands(
         if device is None:
             raise not_found(f"Device {product_key}/{device_name}")
         found = commands_of(work, device.device_id, read_cursor(cursor), limit + 1)
-    more = len(found) > limit
-    return CommandPage(items=[_view(one) for one in found[:limit]], next=write_cursor(int(found[limit - 1].command_id)) if more else None)
+    return CommandPage(items=[_view(one) for one in found[:limit]], next=next_page(found, limit, lambda one: int(one.command_id)))

@@ -11,7 +11,7 @@ from cloud.devices.model import Group
 from cloud.foundation.audit import record
 from cloud.foundation.db import Database, UnitOfWork
 from cloud.foundation.idempotency import Once
-from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
+from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import not_found
 from cloud.tenancy.api import Caller
 
@@ -78,8 +78,7 @@ def list_all(request: Request, caller: Caller, limit: Limit = 100, cursor: Curso
     database: Database = request.app.state.database
     with database.reading(caller.tenant_id) as work:
         found = list_groups(work, read_cursor(cursor), limit + 1)
-    more = len(found) > limit
-    return GroupPage(items=[_view(one) for one in found[:limit]], next=write_cursor(found[limit - 1].group_id) if more else None)
+    return GroupPage(items=[_view(one) for one in found[:limit]], next=next_page(found, limit, lambda one: one.group_id))
 
 
 @router.get("/{group_id}", operation_id="get_group")

@@ -12,7 +12,7 @@ from cloud.devices.identity import LONGEST_GRACE_S, RegistrationState, identity_
 from cloud.devices.model import Accepts
 from cloud.devices.ports import Changes
 from cloud.foundation.db import Database, UnitOfWork
-from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
+from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import not_found
 from cloud.foundation.vault import Vault
 from cloud.tenancy.api import Caller
@@ -159,9 +159,7 @@ def list_all(request: Request, caller: Caller, limit: Limit = 100, cursor: Curso
     database: Database = request.app.state.database
     with database.reading(caller.tenant_id) as work:
         found = list_authorities(work, read_cursor(cursor), limit + 1)
-    return AuthorityPage(
-        items=[_view(one) for one in found[:limit]], next=write_cursor(found[limit - 1].number) if len(found) > limit else None
-    )
+    return AuthorityPage(items=[_view(one) for one in found[:limit]], next=next_page(found, limit, lambda one: one.number))
 
 
 @router.delete("/v1/certificate-authorities/{number}", status_code=204, operation_id="retire_authority")

@@ -10,7 +10,7 @@ from cloud.devices.lifecycle import State
 from cloud.devices.ports import Sessions
 from cloud.devices.search import Wanted, count_found, find_devices
 from cloud.foundation.db import Database
-from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
+from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.tenancy.api import Caller
 
 router = APIRouter(tags=["devices"])
@@ -49,5 +49,5 @@ def search(
     with database.reading(caller.tenant_id) as work:
         found = find_devices(work, wanted, read_cursor(cursor), limit + 1, lease_held=held)
         number = count_found(work, wanted, lease_held=held) if total else None
-    following = write_cursor(found[limit - 1].device_id) if len(found) > limit else None
+    following = next_page(found, limit, lambda one: one.device_id)
     return FoundDevices(items=[summary(device) for device in found[:limit]], next=following, total=number)

@@ -18,7 +18,7 @@ from cloud.foundation.audit import record
 from cloud.foundation.clock import now_ms
 from cloud.foundation.db import Database, UnitOfWork
 from cloud.foundation.logs import get_logger
-from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
+from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import Problem, not_found
 from cloud.products.service import find_product
 from cloud.tenancy.api import Caller
@@ -243,7 +243,7 @@ def list_log(request: Request, caller: Caller, product_key: str, device_name: st
         )
         for line in found[:limit]
     ]
-    return LogPage(items=items, next=write_cursor(found[limit - 1].number) if len(found) > limit else None)
+    return LogPage(items=items, next=next_page(found, limit, lambda one: one.number))
 
 
 @router.get("/log/mode", operation_id="get_log_mode")

@@ -2,12 +2,14 @@
 
 import base64
 import binascii
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeVar
 
 from fastapi import Query
 
 from cloud.foundation.problems import Problem
 
+Row = TypeVar("Row")
 Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of one page.")]
 Cursor = Annotated[str | None, Query(max_length=64, description="`next` of the page before.")]
 
@@ -18,6 +20,17 @@ def write_cursor(place: int) -> str:
     41
     """
     return base64.urlsafe_b64encode(b"%d" % place).decode().rstrip("=")
+
+
+def next_page(rows: Sequence[Row], limit: int, place: Callable[[Row], int]) -> str | None:
+    """`next` of a page: `rows` were asked for with one more than `limit`, which tells whether there is another.
+
+    >>> next_page([5, 6], 2, int) is None
+    True
+    >>> read_cursor(next_page([5, 6, 7], 2, int))
+    6
+    """
+    return write_cursor(place(rows[limit - 1])) if len(rows) > limit else None
 
 
 def read_cursor(cursor: str | None) -> int:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from cloud.access.model import ReplayRequest, SessionRow
 from cloud.access.service import replay as send_again
 from cloud.foundation.db import Database
-from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
+from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import Problem, not_found
 from cloud.ingest.preview import preview
 from cloud.ingest.quarantine import (
@@ -143,7 +143,7 @@ def list_all(
     with database.reading(caller.tenant_id) as work:
         rows = list_entries(work, wanted, read_cursor(cursor), limit + 1)
     items = [QuarantineEntry.model_validate(_fields(row)) for row in rows[:limit]]
-    return QuarantinePage(items=items, next=write_cursor(rows[limit - 1].id) if len(rows) > limit else None)
+    return QuarantinePage(items=items, next=next_page(rows, limit, lambda one: one.id))
 
 
 @router.get("/count", operation_id="count_quarantine")

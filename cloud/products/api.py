@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cloud.foundation.db import Database
 from cloud.foundation.etags import IfMatch, IfNoneMatch, body_tag, revision_tag
 from cloud.foundation.idempotency import Once
-from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
+from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import not_found
 from cloud.products.model import NodeType, Product
 from cloud.products.ports import Changes, ProductUses
@@ -115,7 +115,7 @@ def list_all(request: Request, caller: Caller, limit: Limit = 100, cursor: Curso
     with database.reading(caller.tenant_id) as work:
         rows = list_products(work, read_cursor(cursor), limit + 1)
     items = [ProductSummary(product_key=p.product_key, name=p.name, created=p.created_ms) for _, p in rows[:limit]]
-    return ProductPage(items=items, next=write_cursor(rows[limit - 1][0]) if len(rows) > limit else None)
+    return ProductPage(items=items, next=next_page(rows, limit, lambda one: one[0]))
 
 
 @router.get("/{product_key}", operation_id="get_product", response_model=ProductView)

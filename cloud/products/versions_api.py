@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cloud.foundation.db import Database
 from cloud.foundation.etags import IfMatch, IfNoneMatch, body_tag, revision_tag
 from cloud.foundation.idempotency import Once
-from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
+from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import Problem, not_found
 from cloud.products.model import GATEWAY, ThingModelVersion, VersionState
 from cloud.products.ports import Changes, ProductUses
@@ -155,7 +155,7 @@ def list_all(request: Request, caller: Caller, product_key: str, limit: Limit = 
         )
         for entry in found[:limit]
     ]
-    return VersionPage(items=items, next=write_cursor(found[limit - 1].number) if len(found) > limit else None)
+    return VersionPage(items=items, next=next_page(found, limit, lambda one: one.number))
 
 
 @router.get("/thing-model/versions/{version}", operation_id="get_thing_model_version", response_model=VersionView)

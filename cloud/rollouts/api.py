@@ -14,7 +14,7 @@ from cloud.devices.registry import device_ids
 from cloud.foundation.clock import now_ms
 from cloud.foundation.db import Database
 from cloud.foundation.logs import get_logger
-from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
+from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import Problem, not_found
 from cloud.products.service import find_product
 from cloud.rollouts.model import Firmware, Offer, OfferState
@@ -184,8 +184,7 @@ def list_all(request: Request, caller: Caller, product_key: str | None = None, l
     database: Database = request.app.state.database
     with database.reading(caller.tenant_id) as work:
         found = list_firmware(work, product_key, read_cursor(cursor), limit + 1)
-    more = len(found) > limit
-    return FirmwarePage(items=[_view(one) for one in found[:limit]], next=write_cursor(found[limit - 1].firmware_id) if more else None)
+    return FirmwarePage(items=[_view(one) for one in found[:limit]], next=next_page(found, limit, lambda one: one.firmware_id))
 
 
 @router.get("/v1/firmware/{firmware_id}", operation_id="get_firmware")
@@ -260,8 +259,7 @@ def offers(request: Request, caller: Caller, firmware_id: int, limit: Limit = 10
     _found(request, caller, firmware_id)
     with database.reading(caller.tenant_id) as work:
         found = list_offers(work, firmware_id, read_cursor(cursor), limit + 1)
-    more = len(found) > limit
-    return OfferPage(items=[_offer_view(one) for one in found[:limit]], next=write_cursor(found[limit - 1].offer_id) if more else None)
+    return OfferPage(items=[_offer_view(one) for one in found[:limit]], next=next_page(found, limit, lambda one: one.offer_id))
 
 
 @router.delete("/v1/firmware/{firmware_id}/offers/{device_name}", status_code=204, operation_id="cancel_firmware_offer")

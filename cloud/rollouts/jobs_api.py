@@ -12,7 +12,7 @@ from cloud.foundation.audit import record
 from cloud.foundation.db import Database
 from cloud.foundation.idempotency import Once
 from cloud.foundation.logs import get_logger
-from cloud.foundation.paging import Cursor, Limit, read_cursor, write_cursor
+from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import not_found
 from cloud.products.service import own_product
 from cloud.rollouts.job_states import Job, JobTask
@@ -150,8 +150,7 @@ def list_all(request: Request, caller: Caller, limit: Limit = 100, cursor: Curso
     database: Database = request.app.state.database
     with database.reading(caller.tenant_id) as work:
         found = list_jobs(work, read_cursor(cursor), limit + 1)
-    more = len(found) > limit
-    return JobPage(items=[_view(one) for one in found[:limit]], next=write_cursor(found[limit - 1].job_id) if more else None)
+    return JobPage(items=[_view(one) for one in found[:limit]], next=next_page(found, limit, lambda one: one.job_id))
 
 
 @router.get("/{job_id}", operation_id="get_job")
@@ -173,8 +172,7 @@ def tasks(request: Request, caller: Caller, job_id: JobId, limit: Limit = 100, c
         if find_job(work, job_id) is None:
             raise not_found(f"Job {job_id}")
         found = list_tasks(work, job_id, read_cursor(cursor), limit + 1)
-    more = len(found) > limit
-    return TaskPage(items=[_task_view(one) for one in found[:limit]], next=write_cursor(found[limit - 1].task_id) if more else None)
+    return TaskPage(items=[_task_view(one) for one in found[:limit]], next=next_page(found, limit, lambda one: one.task_id))
 
 
 @router.post("/{job_id}/cancel", operation_id="cancel_job")
