@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -15,7 +16,7 @@ from cloud.devices.ports import Downlink, Sessions
 from cloud.devices.registry import find_device, find_route
 from cloud.foundation.bus import NobodyAnswers
 from cloud.foundation.db import Database, UnitOfWork
-from cloud.foundation.idempotency import Idempotent, Once
+from cloud.foundation.idempotency import Once
 from cloud.foundation.logs import get_logger
 from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import Problem, not_found
@@ -69,6 +70,23 @@ WaitS = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What the routes of commands take beside the body: whom it is for, and how it is to be carried out."""
+
+    request: Request
+    caller: Caller
+    product_key: str
+    device_name: str
+    once: Once
+    expires_in_s: ExpiresInS = None
+    only_online: OnlyOnline = False
+    wait_s: WaitS = 0
+
+
+Instructed = Annotated[Instruction, Depends()]
+
+
 @router.post(
     "/v1/devices/{product_key}/{device_name}/properties",
     status_code=202,
@@ -76,17 +94,7 @@ WaitS = Annotated[
     response_model=CommandAccepted,
     responses={200: {"model": CommandView}},
 )
-async def set_properties(
-    request: Request,
-    caller: Caller,
-    product_key: str,
-    device_name: str,
-    body: dict[str, Any],
-    once: Once,
-    expires_in_s: ExpiresInS = None,
-    only_online: OnlyOnline = False,
-    wait_s: WaitS = 0,
-) -> Any:
+async def set_properties(told: Instructed, body: dict[str, Any]) -> Any:
     """Ask a device to take these property values (identifier -> value); read the outcome at /v1/commands/{command_id}.
 
     It is carried out at most once. When the device, or the gateway that carries it, is away, it waits until it expires.
@@ -97,7 +105,7 @@ async def set_properties(
             raise Refused(Reason.BAD_ENVELOPE, "The body must map at least one property identifier to a value.")
         return model.coerce_set(body), False
 
-    return await _command(request, caller, (product_key, device_name), SET_METHOD, ask, expires_in_s, only_online, wait_s, once)
+    return await _command(told, SET_METHOD, ask)
 
 
 @router.post(
@@ -107,17 +115,7 @@ async def set_properties(
     response_model=CommandAccepted,
     responses={200: {"model": CommandView}},
 )
-async def read_properties(
-    request: Request,
-    caller: Caller,
-    product_key: str,
-    device_name: str,
-    body: list[str],
-    once: Once,
-    expires_in_s: ExpiresInS = None,
-    only_online: OnlyOnline = False,
-    wait_s: WaitS = 0,
-) -> Any:
+async def read_properties(told: Instructed, body: list[str]) -> Any:
     """Ask a device for the present values of these properties. Not every SDK answers; the shadow knows what was reported last."""
 
     def ask(model: ThingModel) -> tuple[list[str], bool]:
@@ -128,7 +126,7 @@ async def read_properties(
                 raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{identifier[:64]}: no such property in the thing model")
         return body, False
 
-    return await _command(request, caller, (product_key, device_name), GET_METHOD, ask, expires_in_s, only_online, wait_s, once)
+    return await _command(told, GET_METHOD, ask)
 
 
 @router.post(
@@ -139,16 +137,9 @@ async def read_properties(
     responses={200: {"model": CommandView}},
 )
 async def call_service(
-    request: Request,
-    caller: Caller,
-    product_key: str,
-    device_name: str,
+    told: Instructed,
     identifier: str,
-    once: Once,
     body: Annotated[dict[str, Any] | None, Field(description="The service's input, by identifier.")] = None,
-    expires_in_s: ExpiresInS = None,
-    only_online: OnlyOnline = False,
-    wait_s: WaitS = 0,
 ) -> Any:
     """Call a service of a device; `body` is its input. Read the outcome at /v1/commands/{command_id}, or wait for it with `wait_s`.
 
@@ -159,45 +150,35 @@ async def call_service(
         return model.coerce_input(identifier, body or {}), model.services[identifier].call_type == "sync"
 
     method = f"thing.service.{identifier}"
-    return await _command(request, caller, (product_key, device_name), method, ask, expires_in_s, only_online, wait_s, once)
+    return await _command(told, method, ask)
 
 
 Ask = Callable[[ThingModel], tuple[object, bool]]
 """(params as the device gets them, whether it is asked for an answer at once); raises Refused."""
 
 
-async def _command(
-    request: Request,
-    caller: Principal,
-    key: tuple[str, str],
-    method: str,
-    ask: Ask,
-    expires_in_s: int | None,
-    only_online: bool,
-    wait_s: int,
-    once: Idempotent,
-) -> Any:
-    downlink: Downlink = request.app.state.downlink
-    answer, command_id, order = await asyncio.to_thread(_prepare, request, caller, key, method, ask, expires_in_s, only_online, once)
+async def _command(told: Instruction, method: str, ask: Ask) -> Any:
+    answer, command_id, order = await asyncio.to_thread(_prepare, told, method, ask)
     if order is not None:
-        await _hand_over(request, caller, downlink, order, only_online, once)
-    if not wait_s or command_id is None:
+        await _hand_over(told, order)
+    if not told.wait_s or command_id is None:
         return answer
-    return await _await_end(request, caller, command_id, wait_s)
+    return await _await_end(told.request, told.caller, command_id, told.wait_s)
 
 
-async def _hand_over(request: Request, caller: Principal, downlink: Downlink, order: Order, only_online: bool, once: Idempotent) -> None:
+async def _hand_over(told: Instruction, order: Order) -> None:
     """What certainly did not leave waits on, or fails where it must not wait: then the same request may be tried again."""
+    downlink: Downlink = told.request.app.state.downlink
 
     def fails(work: UnitOfWork, command_id: str) -> None:
         fail_command(work, command_id)
-        once.release(work)
+        told.once.release(work)
 
     try:
         left = await downlink.deliver_command(order)
     except NobodyAnswers:
-        if only_online:
-            await _change(request, caller, order, fails)
+        if told.only_online:
+            await _change(told, order, fails)
             raise
         left = False
     except TryAgain as error:
@@ -205,13 +186,13 @@ async def _hand_over(request: Request, caller: Principal, downlink: Downlink, or
         get_logger().warning("command.delivery_unknown", command_id=order.command_id, error=str(error))
         left = True
     if left:
-        if only_online and once.given:
-            await _change(request, caller, order, lambda work, _: once.settle(work))
+        if told.only_online and told.once.given:
+            await _change(told, order, lambda work, _: told.once.settle(work))
         return
-    if only_online:
-        await _change(request, caller, order, fails)
+    if told.only_online:
+        await _change(told, order, fails)
         raise _offline(*order.target)
-    await _change(request, caller, order, stayed)
+    await _change(told, order, stayed)
 
 
 async def _await_end(request: Request, caller: Principal, command_id: str, wait_s: int) -> Any:
@@ -223,21 +204,13 @@ async def _await_end(request: Request, caller: Principal, command_id: str, wait_
         await asyncio.sleep(_LOOK_S)
 
 
-def _prepare(
-    request: Request,
-    caller: Principal,
-    key: tuple[str, str],
-    method: str,
-    ask: Ask,
-    expires_in_s: int | None,
-    only_online: bool,
-    once: Idempotent,
-) -> tuple[Response, str | None, Order | None]:
+def _prepare(told: Instruction, method: str, ask: Ask) -> tuple[Response, str | None, Order | None]:
     """The answer, the command on disk (None: it was made before), and what leaves now (None: nobody is there to take it)."""
-    database: Database = request.app.state.database
-    sessions: Sessions = request.app.state.sessions
+    database: Database = told.request.app.state.database
+    sessions: Sessions = told.request.app.state.sessions
+    once, key = told.once, (told.product_key, told.device_name)
     product_key, device_name = key
-    with database.unit_of_work(caller.tenant_id) as work:
+    with database.unit_of_work(told.caller.tenant_id) as work:
         if (known := once.known(work)) is not None:
             return known, None, None
         device = find_device(work, product_key, device_name, lease_held=sessions.lease_held())
@@ -250,25 +223,27 @@ def _prepare(
         params, is_call = ask(product.thing_model)
         route, state = find_route(work, device, lease_held=sessions.lease_held()), CommandState.SENT
         if route is None:
-            if only_online:
+            if told.only_online:
                 raise _offline(product_key, device_name)
-            route = find_route(work, device, lease_held=sessions.lease_held(), away=True) or Route(device.device_id, key)
+            route = find_route(work, device, lease_held=sessions.lease_held(), away=True) or Route(
+                device.device_id, (product_key, device_name)
+            )
             state = CommandState.QUEUED
-        ttl_ms = 1000 * expires_in_s if expires_in_s is not None else CALL_TTL_MS if is_call else COMMAND_TTL_MS
-        by = caller.key_name
+        ttl_ms = 1000 * told.expires_in_s if told.expires_in_s is not None else CALL_TTL_MS if is_call else COMMAND_TTL_MS
+        by = told.caller.key_name
         table = product.thing_model.raw_table
         command = create_command(work, route, method, params, ttl_ms=ttl_ms, state=state, is_call=is_call, requested_by=by, table=table)
         order = order_of(work, command, route) if state is CommandState.SENT else None
         accepted = CommandAccepted(command_id=command.command_id)
-        answer = once.commit(work, accepted, 202, running=only_online and order is not None)
+        answer = once.commit(work, accepted, 202, running=told.only_online and order is not None)
     return answer, command.command_id, order
 
 
-async def _change(request: Request, caller: Principal, order: Order, change: Callable[[UnitOfWork, str], None]) -> None:
-    database: Database = request.app.state.database
+async def _change(told: Instruction, order: Order, change: Callable[[UnitOfWork, str], None]) -> None:
+    database: Database = told.request.app.state.database
 
     def apply() -> None:
-        with database.unit_of_work(caller.tenant_id) as work:
+        with database.unit_of_work(told.caller.tenant_id) as work:
             change(work, order.command_id)
             work.commit()
 
