@@ -4,8 +4,7 @@ import contextlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import aiomqtt
 import msgspec
@@ -25,33 +24,9 @@ from protocols.edgelink.messages import Command, decode_message
 from protocols.edgelink.topics import uplink_topic
 from protocols.mqtt.codec import Connect, Disconnect, PingReq, PingResp, PubAck, PublishRun, Will, encode
 from tests.fakes.front_door import PRODUCT_KEY, SECRET
-from tests.integration.access_rig import Door, Load, Nats, RawClient, kill_all, start_loads, wait_for, wait_for_more
+from tests.integration.access_rig import Door, Load, Nats, RawClient, start_loads, wait_for, wait_for_more
 
 StartDoor = Callable[..., Door]
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[Nats]:
-    server = Nats(tmp_path)
-    yield server
-    kill_all([server.process])
-
-
-@pytest.fixture
-def start_door(nats: Nats, tmp_path: Path) -> Iterator[StartDoor]:
-    doors: list[Door] = []
-
-    def start(**options: float) -> Door:
-        doors.append(Door(nats, tmp_path, **options))
-        return doors[-1]
-
-    yield start
-    kill_all([door.process for door in doors])
-
-
-@pytest.fixture
-def door(start_door: StartDoor) -> Door:
-    return start_door()
 
 
 @pytest.mark.parametrize("point", ["access.before_commit", "access.after_commit"])

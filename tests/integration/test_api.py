@@ -3,9 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 
-import pytest
 from sqlalchemy import update
 
 from cloud.devices.delivery import Redelivery
@@ -19,13 +17,7 @@ from cloud.ingest.service import commit
 from cloud.telemetry.model import Append, Position
 from protocols.edgelink.lanes import Lane
 from protocols.edgelink.stretches import STRETCH_MS
-from tests.integration.api_rig import TSL, Rig, api_rig, problem
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with api_rig(tmp_path) as running:
-        yield running
+from tests.integration.api_rig import TSL, Rig, problem
 
 
 async def test_a_product_and_its_devices_are_entered_and_found(rig: Rig) -> None:

@@ -1,30 +1,11 @@
 """Broadcasts through a real front door: every connected device of the product, or those that subscribed, and nobody else."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from cloud.access.service import AccessDownlink
 from cloud.foundation.bus import Bus
 from protocols.alink.topics import Kind
 from protocols.mqtt.codec import PublishRun, Subscribe, encode
 from tests.fakes.front_door import PRODUCT_KEY
-from tests.integration.access_rig import Door, Nats, RawClient, kill_all
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[Nats]:
-    server = Nats(tmp_path)
-    yield server
-    kill_all([server.process])
-
-
-@pytest.fixture
-def door(nats: Nats, tmp_path: Path) -> Iterator[Door]:
-    running = Door(nats, tmp_path)
-    yield running
-    kill_all([running.process])
+from tests.integration.access_rig import Door, Nats, RawClient
 
 
 def heard(client: RawClient) -> tuple[str, list[bytes]]:

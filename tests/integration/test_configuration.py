@@ -2,22 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 
 from protocols.errors import TryAgain
-from tests.integration.api_rig import Rig, api_rig, problem
+from tests.integration.api_rig import Rig, problem
 from tests.integration.device_talk import Talker
 
 GET = {"configScope": "product", "getType": "file"}
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with api_rig(tmp_path) as running:
-        yield running
 
 
 async def test_a_device_gets_the_file_of_its_product_and_downloads_it(rig: Rig) -> None:

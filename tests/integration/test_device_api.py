@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import pytest
 from sqlalchemy import update
 
 from cloud.devices.delivery import Redelivery
@@ -17,7 +15,7 @@ from cloud.devices.shadow import load_shadow, set_spoken
 from cloud.devices.tables import CommandRow
 from cloud.foundation.bus import BusAway, NobodyAnswers
 from protocols.alink.deviceinfo import LogLine
-from tests.integration.api_rig import Rig, api_rig, problem
+from tests.integration.api_rig import Rig, problem
 
 MODEL: dict[str, Any] = {
     "properties": [
@@ -36,12 +34,6 @@ MODEL: dict[str, Any] = {
         for name, kind in (("Blink", "async"), ("Beep", "sync"))
     ],
 }
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with api_rig(tmp_path) as running:
-        yield running
 
 
 class Stove:

@@ -1,22 +1,12 @@
 """What a device announced, over the API: newest first, page by page."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 from cloud.telemetry.model import Append, Kind, Position, Series, SeriesKey, Text
-from tests.integration.api_rig import Rig, api_rig, problem
+from tests.integration.api_rig import Rig, problem
 
 T = 1_412_121_600_000
 DAY = 86_400_000
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with api_rig(tmp_path) as running:
-        yield running
 
 
 async def pages(rig: Rig, path: str, **asked: Any) -> list[list[tuple[str, int, Any]]]:

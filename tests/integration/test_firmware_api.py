@@ -2,19 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.api_rig import Rig, api_rig, problem
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with api_rig(tmp_path) as running:
-        yield running
+from tests.integration.api_rig import Rig, problem
 
 
 class Product:

@@ -1,18 +1,8 @@
 """Groups and search: which devices there are, by what is known of them."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.integration.api_rig import Rig, api_rig, problem
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with api_rig(tmp_path) as running:
-        yield running
+from tests.integration.api_rig import Rig, problem
 
 
 async def found(rig: Rig, **asked: Any) -> list[str]:

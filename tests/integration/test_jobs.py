@@ -1,25 +1,16 @@
 """Jobs: what people ask for over the API, what devices fetch and say, and what becomes of it."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import update
 
 from cloud.rollouts.tables import JobTaskRow
 from protocols.errors import TryAgain
-from tests.integration.api_rig import Rig, api_rig, problem
+from tests.integration.api_rig import Rig, problem
 from tests.integration.device_talk import Talker
 
 DOCUMENT = {"do": "descale", "minutes": 20}
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with api_rig(tmp_path) as running:
-        yield running
 
 
 async def job(rig: Rig, product_key: str, *names: str, **more: Any) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Broadcasts, messages on custom topics, and binding by a token that a device shows."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,16 +8,10 @@ from sqlalchemy import update
 from cloud.devices.tables import ShownTokenRow
 from protocols.alink.topics import Kind, Topic
 from protocols.errors import TryAgain
-from tests.integration.api_rig import Rig, api_rig, problem
+from tests.integration.api_rig import Rig, problem
 from tests.integration.device_talk import Talker
 
 TOKEN = "0123456789ABCDEF0123456789ABCDEF"
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with api_rig(tmp_path) as running:
-        yield running
 
 
 async def test_a_broadcast_goes_to_all_or_to_subscribers_and_says_how_many_it_reached(rig: Rig) -> None:

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,26 +12,12 @@ from cloud.access.model import Delivered, Downlink, Kind, encode_downlink
 from cloud.foundation.bus import Bus
 from protocols.alink.credentials import sign
 from tests.fakes.front_door import PRODUCT_KEY, SECRET
-from tests.integration.access_rig import Door, Nats, kill_all, wait_for
+from tests.integration.access_rig import Door, Nats, wait_for
 
 pytestmark = pytest.mark.skipif(shutil.which("mosquitto_pub") is None, reason="mosquitto_pub is not installed: make ci-deps")
 
 VERSIONS = ("mqttv31", "mqttv311", "mqttv5")
 UP, DOWN = f"/{PRODUCT_KEY}/d1/user/status", f"/{PRODUCT_KEY}/d1/user/order"
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[Nats]:
-    server = Nats(tmp_path)
-    yield server
-    kill_all([server.process])
-
-
-@pytest.fixture
-def door(nats: Nats, tmp_path: Path) -> Iterator[Door]:
-    started = Door(nats, tmp_path)
-    yield started
-    kill_all([started.process])
 
 
 def arguments(program: str, door: Door, version: str, secret: bytes = SECRET) -> list[str]:

@@ -3,8 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import aiomqtt
@@ -24,35 +23,11 @@ from protocols.alink.credentials import sign
 from protocols.mqtt.codec import Disconnect, encode_publish
 from protocols.mqtt.codec import Properties as CodecProperties
 from tests.fakes.front_door import PRODUCT_KEY, SECRET
-from tests.integration.access_rig import Door, Nats, RawClient, kill_all, wait_for
+from tests.integration.access_rig import Door, Nats, RawClient, wait_for
 
 StartDoor = Callable[..., Door]
 V31, V311, V5 = MQTTProtocolVersion.MQTTv31, MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5
 SESSION_S = 300
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[Nats]:
-    server = Nats(tmp_path)
-    yield server
-    kill_all([server.process])
-
-
-@pytest.fixture
-def start_door(nats: Nats, tmp_path: Path) -> Iterator[StartDoor]:
-    doors: list[Door] = []
-
-    def start(**options: int) -> Door:
-        doors.append(Door(nats, tmp_path, **options))
-        return doors[-1]
-
-    yield start
-    kill_all([door.process for door in doors])
-
-
-@pytest.fixture
-def door(start_door: StartDoor) -> Door:
-    return start_door()
 
 
 def properties(packet: int, **values: Any) -> Properties:

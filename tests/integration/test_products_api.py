@@ -2,8 +2,6 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,13 +15,7 @@ from cloud.products.service import thing_models
 from cloud.products.tables import ProductRow, ThingModelVersionRow
 from protocols.thing import library
 from protocols.thing.model import parse_thing_model
-from tests.integration.api_rig import TSL, Rig, api_rig, problem
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with api_rig(tmp_path) as running:
-        yield running
+from tests.integration.api_rig import TSL, Rig, problem
 
 
 def rows(rig: Rig, table: Any) -> int:

@@ -1,10 +1,7 @@
 """Commands for devices that speak bytes, over the API: made by the table of their product, handed over as they were made."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from cloud.access.service import downlink_of
 from cloud.devices.delivery import Redelivery
@@ -13,7 +10,7 @@ from cloud.devices.service import complete_commands
 from protocols.mqtt.codec import PublishRun
 from tests.e2e.platform import Cloud, wait_until
 from tests.integration.access_rig import RawClient
-from tests.integration.api_rig import TSL, Rig, api_rig, problem
+from tests.integration.api_rig import TSL, Rig, problem
 
 TABLE: dict[str, Any] = {
     "down": [
@@ -25,12 +22,6 @@ TABLE: dict[str, Any] = {
         }
     ]
 }
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with api_rig(tmp_path) as running:
-        yield running
 
 
 async def product(rig: Rig, table: dict[str, Any]) -> str:

@@ -1,8 +1,6 @@
 """Sub-devices at the front door: who may speak for whom, what a gateway is told, and whose the messages are."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from protocols.alink.topology import sign_identity
 from protocols.errors import Reason
 from protocols.mqtt.codec import PubAck, PublishRun, encode_publish
 from tests.fakes.front_door import GATEWAY, PRODUCT_KEY, SECRET
-from tests.integration.access_rig import Door, Nats, RawClient, kill_all, wait_for
+from tests.integration.access_rig import Door, Nats, RawClient, wait_for
 
 SUB = "/sys/{}/{}/thing/event/property/post"
 
@@ -57,20 +55,6 @@ def login(name: str, secret: bytes = SECRET) -> dict[str, str]:
 
 def pair(name: str) -> dict[str, str]:
     return {"productKey": PRODUCT_KEY, "deviceName": name}
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[Nats]:
-    server = Nats(tmp_path)
-    yield server
-    kill_all([server.process])
-
-
-@pytest.fixture
-def door(nats: Nats, tmp_path: Path) -> Iterator[Door]:
-    door = Door(nats, tmp_path)
-    yield door
-    kill_all([door.process])
 
 
 def presence(nats: Nats) -> list[tuple[str, str, bool]]:

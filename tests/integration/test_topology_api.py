@@ -1,19 +1,9 @@
 """Gateways that speak Alink over the API: who belongs to them, and what they are told. Only their sessions are in memory."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.integration.api_rig import Rig, api_rig, problem
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with api_rig(tmp_path) as running:
-        yield running
+from tests.integration.api_rig import Rig, problem
 
 
 class Home:
