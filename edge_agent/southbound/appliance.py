@@ -12,8 +12,8 @@ from edge_agent.domain.clock import Clock
 from edge_agent.domain.seen import Digests, SeenRing
 from edge_agent.ports import DeviceKey, Intake
 from edge_agent.southbound.refusals import Refusals
-from protocols.alink.codes import Code
-from protocols.alink.dialogue import Dialogue, refusal, refused_data
+from protocols.alink.codes import Code, code_of
+from protocols.alink.dialogue import Dialogue, Outcome, refusal, refused_data
 from protocols.alink.envelope import MessageRefused
 from protocols.alink.messages import AHEAD_MS, EventPost, Reply, check_times, post_decoder, reply
 from protocols.alink.topics import Kind, Topic
@@ -186,21 +186,22 @@ class Reception:
         answers, denied = [], None
         for index, payload in enumerate(run.payloads()):
             outcome = appliance.dialogue.handle(run.topic, payload, self._now_ms())
-            refused = outcome.refused
+            refused, answer = outcome.refused, outcome.answer
             if outcome.event is not None:
                 self._event(appliance, run, payload, outcome.event, now_ms, run.packet_ids[2 * index : 2 * index + 2])
             elif outcome.reply is not None:
                 self._answered(appliance.key, outcome.reply)
-            elif outcome.custom is not None:
-                refused = Refused(Reason.UNKNOWN_TOPIC, f"{run.topic[:128]}: this gateway does not carry custom topics")
+            elif refused is None and outcome.answer is None:
+                refused = Refused(Reason.UNKNOWN_TOPIC, f"{run.topic[:128]}: {_NOT_CARRIED}")
+                answer = _not_carried(outcome, refused)
             if refused is not None:
                 self.count_refusal(appliance.key, refused)
                 if refused.reason is Reason.FOREIGN_TOPIC and version < 5:
                     return Taken(refused=refused)  # 3.1.1 has no other way to say no
                 if refused.reason in (Reason.FOREIGN_TOPIC, Reason.UNKNOWN_TOPIC) and version == 5:
                     denied = refused
-            if outcome.answer is not None and outcome.answer_topic is not None:
-                answers.append((outcome.answer_topic, outcome.answer))
+            if answer is not None and outcome.answer_topic is not None:
+                answers.append((outcome.answer_topic, answer))
         return Taken(run.acks(), tuple(answers), denied)
 
     def _event(self, appliance: Appliance, run: PublishRun, payload: bytes, event: EventPost, now_ms: int, packet_id: bytes) -> None:
@@ -217,3 +218,14 @@ class Reception:
         key = appliance.key
         record = EventRecord(key.product_key, key.device_name, event.identifier, time_ms, output)
         self._intake.record(lane, record, self._clock.period if event.time is None else 0)
+
+
+_NOT_CARRIED = "this gateway carries posts of properties and events; connect the device to the cloud for anything else"
+
+
+def _not_carried(outcome: Outcome, refused: Refused) -> bytes | None:
+    """The answer to what only the cloud serves: a device that hears nothing asks for ever. Only `_reply` topics have a word for it."""
+    asked = outcome.request or outcome.history
+    if asked is None or outcome.answer_topic is None or not outcome.answer_topic.endswith("_reply"):
+        return None
+    return reply(asked.id, outcome.method, code_of(refused), message=str(refused))

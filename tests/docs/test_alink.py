@@ -1,8 +1,6 @@
 """docs/reference/alink.md: every topic of the grammar and every code that is sent, each with a test that exists."""
 
-import ast
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import pytest
 from protocols.alink.codes import Code
 from protocols.alink.topics import TEMPLATES, Kind, Topic
 from protocols.errors import Refused
+from tests.docs.proofs import tests_in
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "docs" / "reference" / "alink.md").read_text(encoding="utf-8")
@@ -17,12 +16,6 @@ VENDOR = ROOT.parent / "shared" / "reference" / "alink.md"
 PROOF = r"`(tests/[\w./]+)::(\w+)`"
 TOPICS = re.findall(rf"^\| `(/[^`]+)` \| (device|server|both) \| [^|]+ \| {PROOF} \|$", TEXT, flags=re.MULTILINE)
 CODES = re.findall(rf"^\| (\d+) \| [^|]+ \| {PROOF} \|$", TEXT, flags=re.MULTILINE)
-
-
-@cache
-def names_in(path: str) -> frozenset[str]:
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def test_every_topic_is_listed_once_with_who_sends_on_it() -> None:
@@ -43,7 +36,7 @@ def test_every_code_is_listed_once() -> None:
 
 @pytest.mark.parametrize(("path", "name"), sorted({(path, name) for *_, path, name in [*TOPICS, *CODES]}))
 def test_every_proof_exists(path: str, name: str) -> None:
-    assert name in names_in(path)
+    assert name in tests_in(path)
 
 
 @pytest.mark.skipif(not VENDOR.exists(), reason="the protocol reference is not beside the project")

@@ -1,11 +1,11 @@
 """docs/reference/mqtt.md: every normative statement of both specifications, each with a test that exists or the reason why not."""
 
-import ast
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.docs.proofs import tests_in
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "docs" / "reference" / "mqtt.md").read_text(encoding="utf-8")
@@ -46,12 +46,6 @@ def rows(version: str) -> list[tuple[str, str, str]]:
     return ROW.findall(TEXT.partition(f"\n## MQTT {version}\n")[2].partition("\n## ")[0])
 
 
-@cache
-def names_in(path: str) -> frozenset[str]:
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-
-
 @pytest.mark.parametrize(("version", "paragraphs"), [("5.0", MQTT_5), ("3.1.1", MQTT_3_1_1)])
 def test_every_statement_is_listed_once(version: str, paragraphs: str) -> None:
     expected = [one for paragraph in paragraphs.split() for one in numbers(paragraph)]
@@ -67,4 +61,4 @@ def test_each_statement_names_a_test_that_exists_or_the_reason_why_not(row: tupl
     assert proofs or shown == "client" or shown.startswith("not here: "), f"neither a test nor a reason: {shown!r}"
     assert shown.count("::") == len(proofs), f"a test that cannot be read: {shown!r}"
     for proof in proofs:
-        assert proof["name"] in names_in(proof["path"]), f"{proof['path']} has no {proof['name']}"
+        assert proof["name"] in tests_in(proof["path"]), f"{proof['path']} has no {proof['name']}"

@@ -87,13 +87,19 @@ def test_a_device_that_registers_keeps_what_it_is_given_though_it_is_killed(
         while first.hear()["event"] != "registered":
             pass
         first.kill()  # it may not have connected with it yet
-    assert (tmp_path / "state" / "hood" / "credentials.json").stat().st_mode & 0o777 == 0o600
+    kept = tmp_path / "state" / "hood" / "credentials.json"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    given = kept.read_bytes()
+    wait_until(lambda: not online(api, key, "hood"), 30, "its first life is over")
     second = home(cloud, tmp_path, [who], "second", *state)
     with second:
-        wait_until(lambda: reported(api, key, "hood"), 30, "it posts")
-        events = [second.hear()["event"] for _ in range(2)]
+        wait_until(lambda: online(api, key, "hood"), 30, "it connects")
+        second.process.terminate()
+        events = [second.hear()["event"]]
+        while events[-1] != "summary":
+            events.append(second.hear()["event"])
         assert "registered" not in events
-        assert second.stop() == 0
+    assert kept.read_bytes() == given
 
 
 def test_a_device_keeps_its_shadow_on_its_own_topics_and_does_what_is_desired(cloud: Cloud, api: httpx.Client, tmp_path: Path) -> None:

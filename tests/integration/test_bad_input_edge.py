@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_agent.cli import app
+from protocols.alink.codes import Code
 from protocols.errors import Reason
-from protocols.mqtt.codec import ConnAck, Connect, Disconnect, PubAck, SubAck, Subscribe, encode, encode_publish
+from protocols.mqtt.codec import ConnAck, Connect, Disconnect, PubAck, PublishRun, SubAck, Subscribe, encode, encode_publish
 from protocols.mqtt.packets import ReasonCode
 from tests.integration.access_rig import RawClient, wait_for
 from tests.integration.bad_input import BAD_BEGINNINGS, BAD_PACKETS, HOSTS, SAME_IN_5, Good, address, closed
@@ -148,6 +149,41 @@ def test_a_topic_that_this_door_does_not_have(gateway: Gateway) -> None:
         answer = client.next()
         assert isinstance(answer, PubAck)
         assert (answer.reason, bool(answer.properties.reason_string)) == (ReasonCode.TOPIC_NAME_INVALID, True)
+
+
+@pytest.mark.parametrize(
+    ("topic", "params"),
+    [
+        ("thing/event/property/history/post", []),
+        ("thing/event/property/batch/post", {"properties": {}}),
+        ("thing/property/desired/get", ["Power"]),
+        ("thing/deviceinfo/update", [{"attrKey": "a", "attrValue": "b"}]),
+        ("thing/config/get", {}),
+    ],
+)
+@pytest.mark.parametrize("version", [4, 5])
+def test_what_only_the_cloud_serves_is_counted_and_answered(gateway: Gateway, version: int, topic: str, params: object) -> None:
+    own = f"/sys/{PRODUCT}/other/{topic}"
+    with offences(gateway, of(Reason.UNKNOWN_TOPIC)):
+        client = gateway.client(version=version).open()
+        client.publish(json.dumps({"id": "7", "version": "1.0", "params": params}).encode(), 1, topic=own)
+        got = [client.next(), client.next()]
+        (ack,) = [one for one in got if isinstance(one, PubAck)]
+        (answer,) = [one for one in got if isinstance(one, PublishRun)]
+        assert ack.reason == (ReasonCode.TOPIC_NAME_INVALID if version == 5 else 0)
+        said = json.loads(answer.payloads()[0])
+        assert (answer.topic, said["id"], said["code"]) == (f"{own}_reply", "7", Code.TOPIC_UNKNOWN)
+        assert "connect the device to the cloud" in said["message"]
+
+
+@pytest.mark.parametrize("topic", ["/shadow/update/{}/other", "/ext/ntp/{}/other/request", "/sys/{}/other/thing/model/up_raw"])
+def test_what_has_no_word_for_no_is_counted(gateway: Gateway, topic: str) -> None:
+    with offences(gateway, of(Reason.UNKNOWN_TOPIC)):
+        client = gateway.client(version=5).open()
+        client.publish(b'{"method":"get","deviceSendTime":"1"}', 1, topic=topic.format(PRODUCT))
+        answer = client.next()
+        assert isinstance(answer, PubAck)
+        assert answer.reason == ReasonCode.TOPIC_NAME_INVALID
 
 
 @pytest.mark.parametrize("version", [4, 5])

@@ -79,7 +79,8 @@ async def test_a_push_tells_the_connected_devices_and_their_answers_are_in_their
     path = f"/v1/products/{product_key}/configuration"
     problem(await rig.one.post(f"{path}/push"), 404, "no-configuration")
     await rig.one.put(path, content=b"one")
-    assert (await rig.one.post(f"{path}/push")).json() == {"told": 2}
+    rig.downlink.reaches = 7
+    assert (await rig.one.post(f"{path}/push")).json() == {"told": 7}
     ((told, topic, payload),) = rig.downlink.broadcasts
     message = json.loads(payload)
     assert (told, topic, message["method"]) == (product_key, f"/sys/{product_key}/*/thing/config/push", "thing.config.push")

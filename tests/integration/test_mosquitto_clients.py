@@ -81,7 +81,7 @@ def test_mosquitto_sub_is_told_that_another_devices_topics_are_not_its_own(door:
 
 
 def test_mosquitto_pub_with_a_wrong_secret_is_refused_by_name(nats: Nats, door: Door) -> None:
-    for version, said in (("mqttv311", "Connection Refused"), ("mqttv5", "Bad user name or password")):
+    for version, said in (("mqttv311", "bad user name or password"), ("mqttv5", "bad user name or password")):
         done = publish(door, version, "-t", UP, "-q", "1", "-m", "x", secret=b"wrong")
         assert done.returncode != 0
         assert said.lower() in done.stderr.lower()
