@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 from cloud.devices.model import TrustedAuthority
@@ -50,10 +50,10 @@ class Trust:
         for fingerprint in self.of(tenant_id, now_ms):
             try:
                 certificate.verify_directly_issued_by(parsed[fingerprint])
-            except (ValueError, TypeError, InvalidSignature, KeyError):
+            except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, KeyError):
                 continue
             return fingerprint
-        who = certificate.issuer.rfc4514_string()[:MOST_NAME]
+        who = _issuer(certificate)
         raise _bad(
             f"its certificate was issued by {who!r}, which is none of your authorities in force: add it, or issue the certificate anew"
         )
@@ -67,7 +67,9 @@ def named_by(certificate: bytes, connect: Connect) -> Connect:
         device_name, product_key = _subject(x509.load_der_x509_certificate(certificate))
     except (Refused, ValueError):
         return connect
-    return msgspec.structs.replace(connect, username=f"{device_name}&{product_key}") if device_name and product_key else connect
+    if not device_name or not product_key or "\x00" in device_name + product_key:
+        return connect
+    return msgspec.structs.replace(connect, username=f"{device_name}&{product_key}")
 
 
 def prove(certificate: bytes, connect: Connect, trust: Trust, tenant_id: int, now_ms: int) -> tuple[str, int]:
@@ -99,6 +101,13 @@ def _subject(certificate: x509.Certificate) -> tuple[str, str]:
         raise _bad("its certificate names several products (O): issue one with the product key, or without O")
     name = str(names[0].value) if len(names) == 1 else ""
     return name, str(organisations[0].value) if organisations else ""
+
+
+def _issuer(certificate: x509.Certificate) -> str:
+    try:
+        return certificate.issuer.rfc4514_string()[:MOST_NAME]
+    except ValueError:  # OpenSSL took the chain; a name of old encodings is only said worse
+        return "?"
 
 
 def _bad(message: str) -> Refused:

@@ -79,7 +79,7 @@ class FrontDoor:
         self.away = Away(bounds.kept_bytes, self.limits, self.gate, self._refuse_will)
         self.subs = SubDevices(commit, self.next_epoch, self._take_over)
         self._throttle = Throttle()
-        self._pace, self._slowed = Pace(), Slowed[Waiting]()
+        self._pace, self._slowed = Pace(), Slowed[Key, Waiting]()
         self._epoch = 0
 
     def next_epoch(self) -> int:
@@ -127,9 +127,9 @@ class FrontDoor:
         key = (credentials.product_key, credentials.device_name)
         self._turn_away(self._slowed.wait(key, (connection, credentials, clean_start), due))
 
-    def _turn_away(self, waiting: Waiting | None) -> None:
+    def _turn_away(self, waiting: Waiting | None, why: str = "a newer connection of the same device has come") -> None:
         if waiting is not None and waiting[0].session.holding:
-            waiting[0].session.refuse(ConnectCode.UNAVAILABLE, "a newer connection of the same device has come")
+            waiting[0].session.refuse(ConnectCode.UNAVAILABLE, why)
             waiting[0].flush()
 
     def _let_in(self, connection: Attendee, verdict: Credentials, clean_start: bool) -> None:
@@ -229,6 +229,8 @@ class FrontDoor:
 
     def _tell_subscriber(self, key: Key, topic: str, payload: bytes, qos: int, expires_ms: int = 0) -> int:
         connection = self.sessions.get(key)
+        if connection is None and key in self.subs.carriers:
+            return 0  # its gateway is a subscriber of its own, and the session that the device left is not what it listens on now
         granted = self.away.kept.granted(key, topic) if connection is None else connection.session.granted(topic)
         return 0 if granted is None else self.deliver((Downlink(*key, topic, payload, min(qos, granted), expires_ms, waits=True),))
 
@@ -241,7 +243,7 @@ class FrontDoor:
 
     def all_keys(self, product_key: str | None = None) -> list[Key]:
         """The devices with a session, connected or kept; of one product only if it is given."""
-        keys = [*self.sessions, *(key for key in self.away.kept if key not in self.sessions), *self.subs.carriers]
+        keys = list(dict.fromkeys((*self.sessions, *self.away.kept, *self.subs.carriers, *self._slowed)))
         return keys if product_key is None else [key for key in keys if key[0] == product_key]
 
     def keys_of(self, product_key: str, device_name: str | None) -> list[Key]:
@@ -249,7 +251,7 @@ class FrontDoor:
         if device_name is None:
             return self.all_keys(product_key)
         key = (product_key, device_name)
-        return [key] if key in self.sessions or key in self.away.kept or key in self.subs.carriers else []
+        return [key] if any(key in held for held in (self.sessions, self.away.kept, self.subs.carriers, self._slowed)) else []
 
     def recheck(self, key: Key, credentials: Credentials | None) -> None:
         """End the session of a device that is gone, disabled, or whose proof does not stand any more."""
@@ -260,6 +262,9 @@ class FrontDoor:
             until_ms = None if connection.credentials is None else connection.credentials.proof_until_ms
             if connection.fingerprint not in stands or (until_ms is not None and now >= until_ms):
                 connection.handle(connection.session.close())
+        waiting = self._slowed.get(key)
+        if waiting is not None and fingerprint(waiting[1]) not in stands:
+            self._turn_away(self._slowed.overtaken(key), "what it proved does not stand any more")
         self.away.recheck(key, stands)
 
     async def sweep(self, now: float) -> None:

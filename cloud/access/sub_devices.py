@@ -161,6 +161,8 @@ class SubDevices:
                     known = await loop.run_in_executor(thread, lookup, keys) if keys else {}
                 except TryAgain as error:
                     get_logger().warning("sub_devices.unavailable", error=str(error))
+                except Exception:  # noqa: BLE001 - a name that trips over a bug of ours must not end everybody's connections
+                    get_logger().exception("sub_devices.bug", keys=keys[:MOST_WAITING])
                 for one in now:
                     self._decide(one, known)
 

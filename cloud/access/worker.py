@@ -166,9 +166,8 @@ async def serve(
             for option, value in _HALF_OPEN:
                 tls.listener.setsockopt(*option, value)
             ask_for_certificates(tls.context)
-            await trusted.refresh()
             tasks.create_task(keep_renewed(tls), name="access.certificate")
-            taking = tasks.create_task(take(door, tls), name="access.tls")
+            taking = tasks.create_task(_take(door, tls, trusted), name="access.tls")
         get_logger().info("access.ready", address=listener.getsockname()[:2], instance=instance)
         ready()
         try:
@@ -194,6 +193,13 @@ async def _drain(door: FrontDoor, tenants: TenantLookup) -> None:
             await door.commit.settled()
     for connection in tuple(door.connections):
         connection.flush()
+
+
+async def _take(door: FrontDoor, tls: Tls, trusted: Authorities) -> None:
+    """Before the registry has answered, every certificate would be told that nobody added its authority."""
+    while not await trusted.refresh():  # noqa: ASYNC110 - another process is waited for
+        await asyncio.sleep(1)
+    await take(door, tls)
 
 
 async def _sweep(door: FrontDoor) -> None:
@@ -328,19 +334,21 @@ class _BusSide:
     async def _check(self, keys: Sequence[Key]) -> None:
         while keys:
             try:
-                known, subs = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, keys)
+                known, subs, carried = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, keys)
             except TryAgain as error:  # a revoked device must not keep its session because a database was busy
                 get_logger().warning("access.recheck_delayed", error=str(error))
                 await asyncio.sleep(1)
                 continue
             for key in keys:
                 self._door.recheck(key, known.get(key))
+            for key in carried:
                 self._door.subs.recheck(key, subs.get(key))
             return
 
-    def _look_up(self, keys: Sequence[Key]) -> tuple[Mapping[Key, Credentials], Mapping[Key, SubDevice]]:
+    def _look_up(self, keys: Sequence[Key]) -> tuple[Mapping[Key, Credentials], Mapping[Key, SubDevice], Sequence[Key]]:
+        """The last are those that a gateway carried before they were looked up: who logs in meanwhile is not in the answer."""
         carried = [key for key in keys if key in self._door.subs.carriers]
-        return self._credentials(keys), self._sub_devices(carried) if carried else {}
+        return self._credentials(keys), self._sub_devices(carried) if carried else {}, carried
 
 
 class DoorMetrics(Collector):

@@ -48,9 +48,11 @@ def call(
         try:
             answer = httpx.request(method, url + path, headers=sent, json=body, content=content, params=query, timeout=TIMEOUT_S)
             break
+        except httpx.InvalidURL as error:
+            fail(f"--api-url {url}: {error}", 2)
         except httpx.HTTPError as error:
             if last:
-                fail(f"no answer from {url}: {error}", 3)
+                fail(f"no answer from {url}: {error}; is the platform running there? --api-url or HEARTHLINE_API_URL says where", 3)
     assert answer is not None
     if answer.is_error:
         try:
@@ -58,7 +60,7 @@ def call(
             detail = problem["detail"] + ("" if explain is None else explain(problem))
         except (ValueError, KeyError, TypeError):
             detail = answer.text
-        fail(f"{answer.status_code}: {detail}", 3 if answer.status_code == 503 else 1)
+        fail(f"{answer.status_code}: {detail}", 3 if answer.status_code == 503 or "retry-after" in answer.headers else 1)
     if answer.headers.get("content-type", "").startswith("application/octet-stream"):
         return answer.content
     return answer.json() if answer.content else None

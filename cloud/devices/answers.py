@@ -109,15 +109,18 @@ def _on_topo_add(talk: Talk) -> Answer:
         topology.add_sub_devices(talk.session, talk.device_id, found, talk.received_ms)
     except topology.TopologyRefused as refused:
         return Answer(refused.code, message=str(refused))
+    talk.changes += [RegistryChange(*item.key) for item in talk.params]  # ingest may remember that they were nobody's
     return Answer(data=_encode(names([item.key for item in talk.params])))
 
 
 def _on_topo_delete(talk: Talk) -> Answer:
+    """All of them or none."""
     keys = [pair.key for pair in talk.params]
-    gone = topology.remove_sub_devices(talk.session, talk.device_id, keys)
-    if missing := [key for key in keys if key not in gone]:
+    held = set(topology.sub_devices_of(talk.session, talk.device_id))
+    if missing := [key for key in keys if key not in held]:
         listed = ", ".join("/".join(key) for key in missing)
-        return Answer(Code.NOT_IN_TOPOLOGY, message=f"not in the topology of this gateway: {listed}")
+        return Answer(Code.NOT_IN_TOPOLOGY, message=f"not in the topology of this gateway, so none was deleted: {listed}")
+    gone = topology.remove_sub_devices(talk.session, talk.device_id, keys)
     talk.changes += [RegistryChange(*key) for key in gone]  # whoever holds its session looks again
     return Answer(data=_encode(names(gone)))
 

@@ -165,18 +165,23 @@ def get(request: Request, caller: Caller, product_key: str, device_name: str) ->
 async def change(request: Request, caller: Caller, product_key: str, device_name: str, body: DeviceChange) -> DeviceView:
     """Name a device, enable or disable it; a disabled one is disconnected and stays out."""
     database: Database = request.app.state.database
+    move = None if body.enabled is None else Move.ENABLE if body.enabled else Move.DISABLE
 
-    def apply() -> None:
+    def apply() -> tuple[str, str] | None:
         with database.unit_of_work(caller.tenant_id) as work:
             if find_device(work, product_key, device_name, lease_held=False) is None:
                 raise not_found(f"Device {product_key}/{device_name}")
+            gateway = gateway_key(work, product_key, device_name)
             if body.nickname is not None:
                 rename(work, product_key, device_name, body.nickname or None)
-            if body.enabled is not None:
-                move_device(work, product_key, device_name, Move.ENABLE if body.enabled else Move.DISABLE, caller.key_name)
+            if move is not None:
+                move_device(work, product_key, device_name, move, caller.key_name)
             work.commit()
+        return gateway
 
-    await asyncio.to_thread(apply)
+    gateway = await asyncio.to_thread(apply)
+    if move is not None:
+        await _announce(request, (product_key, device_name), gateway, move)
     return await _changed(request, caller, product_key, device_name)
 
 

@@ -112,6 +112,7 @@ def undelivered(work: UnitOfWork, created_before_ms: int, after: int, limit: int
             CommandRow.id > after,
             CommandRow.created_ms < created_before_ms,
             _GatewayPresence.online,
+            DeviceRow.enabled,
         )
         .order_by(CommandRow.id)
         .limit(limit)

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from cloud.devices.commands import SET_METHOD, commands_of, create_command, fail_command, find_command, order_of, stayed
+from cloud.devices.lifecycle import State
 from cloud.devices.model import CALL_TTL_MS, COMMAND_TTL_MS, LONGEST_COMMAND_S, Command, CommandState, Order, Route
 from cloud.devices.ports import Downlink, Sessions
 from cloud.devices.registry import find_device, find_route
@@ -218,16 +219,16 @@ def _prepare(told: Instruction, method: str, ask: Ask) -> tuple[Response, str | 
         if device is None or product is None:
             raise not_found(f"Device {product_key}/{device_name}")
         if not device.enabled:
-            detail = f"Device {product_key}/{device_name} is {device.state}; enable it before you ask anything of it."
+            over = device.state == State.RETIRED
+            advice = "its life is over: name another device" if over else "enable it before you ask anything of it"
+            detail = f"Device {product_key}/{device_name} is {device.state}; {advice}."
             raise Problem(409, "device-disabled", detail)
         params, is_call = ask(product.thing_model)
         route, state = find_route(work, device, lease_held=sessions.lease_held()), CommandState.SENT
         if route is None:
             if told.only_online:
                 raise _offline(product_key, device_name)
-            route = find_route(work, device, lease_held=sessions.lease_held(), away=True) or Route(
-                device.device_id, (product_key, device_name)
-            )
+            route = find_route(work, device, lease_held=sessions.lease_held(), away=True) or Route(device.device_id, key)
             state = CommandState.QUEUED
         ttl_ms = 1000 * told.expires_in_s if told.expires_in_s is not None else CALL_TTL_MS if is_call else COMMAND_TTL_MS
         by = told.caller.key_name
@@ -251,7 +252,8 @@ async def _change(told: Instruction, order: Order, change: Callable[[UnitOfWork,
 
 
 def _offline(product_key: str, device_name: str) -> Problem:
-    detail = f"Device {product_key}/{device_name} is not connected; send the request again once GET shows `online`."
+    advice = "send the request again once GET shows `online`, or without `only_online` to let it wait"
+    detail = f"Device {product_key}/{device_name} is not connected; {advice}."
     return Problem(409, "device-offline", detail)
 
 

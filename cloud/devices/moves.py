@@ -27,7 +27,7 @@ def move_device(work: UnitOfWork, product_key: str, device_name: str, move: Move
 
 def freed_by_device(session: Session, device_id: int) -> bool:
     """A device was reset by its owner: it is nobody's any more. False when it was not claimed. The caller commits."""
-    device = session.get(DeviceRow, device_id)
+    device = session.get(DeviceRow, device_id, with_for_update=True)
     if device is None or State(device.state) is not State.CLAIMED:
         return False
     _apply(session, device, Move.UNCLAIM, "device", None)

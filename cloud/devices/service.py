@@ -169,7 +169,8 @@ def _activate(session: Session, times: Mapping[int, int]) -> None:
     ids = list(times)
     for start in range(0, len(ids), KEYS_A_STATEMENT):
         chunk = ids[start : start + KEYS_A_STATEMENT]
-        fresh = session.scalars(select(DeviceRow).where(DeviceRow.id.in_(chunk), DeviceRow.state == State.MANUFACTURED)).all()
+        new = select(DeviceRow).where(DeviceRow.id.in_(chunk), DeviceRow.state == State.MANUFACTURED).with_for_update()
+        fresh = session.scalars(new).all()
         for device in fresh:
             subject = f"{device.product_key}/{device.device_name}"
             device.state, device.activated_ms = str(moved(State.MANUFACTURED, None, Move.ACTIVATE)[0]), times[device.id]

@@ -14,6 +14,7 @@ from cloud.ingest.model import MOST_DETAIL, UNEXPECTED, Answered, Asked, Quarant
 from protocols.alink.codes import Answer, Code
 from protocols.alink.messages import reply
 from protocols.alink.topics import Kind
+from protocols.errors import TryAgain
 
 NUMBERS_FROM = 1_000_000
 """Entries of the quarantine from here are of requests: far beyond what evaluation numbers in one message of the stream."""
@@ -48,13 +49,14 @@ class Answering:
             try:
                 with work.session.begin_nested():
                     answer = self._handle(asked.request.kind, talk)
+            except TryAgain as error:
+                get_logger().warning("request.unanswered", topic=asked.topic, error=str(error))
+                answer = _later(talk)
             except Exception:  # noqa: BLE001 - as the docstring says
                 detail = traceback.format_exc()
                 get_logger().error("request.bug", topic=asked.topic, detail=detail)
                 quarantined.append(_put_aside(asked, detail))
-                talk.pushes.clear()
-                talk.changes.clear()
-                answer = Answer(Code.SERVER_ERROR, message="a fault of the platform: ask again later")
+                answer = _later(talk)
             if answer is not None and asked.answer_topic is not None:
                 payload = reply(asked.request.id, asked.method, answer.code, answer.data, answer.message)
                 downlinks.append(Downlink(*key, asked.answer_topic, payload))
@@ -69,6 +71,13 @@ class Answering:
         if handler is None:
             return Answer(Code.TOPIC_UNKNOWN, message="this is not offered here")
         return handler(talk)
+
+
+def _later(talk: Talk) -> Answer:
+    """Nothing of what it began happened."""
+    talk.pushes.clear()
+    talk.changes.clear()
+    return Answer(Code.SERVER_ERROR, message="a fault of the platform: ask again later")
 
 
 def _put_aside(asked: Asked, detail: str) -> Quarantined:

@@ -243,9 +243,10 @@ class Posts:
                 device, model = _owner(session, known, part.identity)
             except Refused as error:
                 owner = "" if part.identity is None else part.identity[1]
-                checked[part.identity] = Checked(refused={owner[:64]: error})
+                checked.setdefault(part.identity, Checked()).refused[owner[:64]] = error
                 continue
-            found = checked[part.identity] = check_part(model, part, received_ms, received_ms + LATEST_AHEAD_MS)
+            found = check_part(model, part, received_ms, received_ms + LATEST_AHEAD_MS)
+            checked.setdefault(part.identity, Checked()).refused.update(found.refused)  # a history names a device again and again
             for sample in found.properties:
                 self._sample(device, model, sample, sequence, rows)
             for sample in found.events:

@@ -13,7 +13,7 @@ from cloud.foundation.problems import Problem, not_found
 from cloud.products.model import GATEWAY, NodeType, Product, ProductEntry, VersionState, check_product_key, new_product_key
 from cloud.products.ports import ProductUses
 from cloud.products.standard import standard_model
-from cloud.products.tables import ProductRow, ThingModelVersionRow
+from cloud.products.tables import ProductRegistrationRow, ProductRow, ThingModelVersionRow
 from protocols.errors import Reason, Refused
 from protocols.thing import library
 from protocols.thing.model import ThingModel, parse_thing_model
@@ -156,6 +156,7 @@ def delete_product(work: UnitOfWork, product_key: str, uses: ProductUses) -> boo
         listed = ", ".join(f"{count} {word}" for word, count in held.items())
         raise Problem(409, "product-in-use", f"Product {product_key} still has {listed}; delete these first.", more={"in_use": held})
     work.session.execute(delete(ThingModelVersionRow).where(ThingModelVersionRow.product_id == row.id))
+    work.session.execute(delete(ProductRegistrationRow).where(ProductRegistrationRow.product_key == product_key))
     work.session.execute(delete(ProductRow).where(ProductRow.id == row.id))
     return True
 

@@ -16,7 +16,7 @@ from cloud.foundation.db import Database
 from cloud.foundation.logs import get_logger
 from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import Problem, not_found
-from cloud.products.service import find_product
+from cloud.products.service import own_product
 from cloud.rollouts.model import Firmware, Offer, OfferState
 from cloud.rollouts.service import (
     MOST_AT_ONCE,
@@ -155,8 +155,7 @@ async def upload(
 
 def _known_product(database: Database, caller: Principal, product_key: str) -> None:
     with database.reading(caller.tenant_id) as work:
-        if find_product(work, product_key) is None:
-            raise not_found(f"Product {product_key}")
+        own_product(work, product_key)
 
 
 def _finish(
@@ -172,6 +171,7 @@ def _finish(
 ) -> Firmware:
     sha256, md5 = upload.finish()
     with database.unit_of_work(caller.tenant_id) as work:
+        own_product(work, product_key)  # it may have been deleted while the image came
         artefact = keep(work, ArtefactKind.FIRMWARE, sha256, md5, upload.size)
         firmware = create_firmware(work, artefact, product_key, module, version, method, is_diff=is_diff, note=note)
         work.commit()

@@ -131,5 +131,5 @@ def _reduced(entry: object, nodes: tuple[str, ...]) -> dict[str, object]:
     for part in ("inputData", "outputData"):
         arguments = entry.get(part)
         if isinstance(arguments, list):
-            kept[part] = [_reduced(argument, nodes) for argument in arguments]
+            kept[part] = [argument if isinstance(argument, str) else _reduced(argument, nodes) for argument in arguments]
     return kept

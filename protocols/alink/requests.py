@@ -1,7 +1,7 @@
 """Requests of a device that need what the server knows: which there are, and their params, checked. A new one is a new row of `_PARAMS`."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -26,7 +26,7 @@ from protocols.alink.jobs import JobQuestion, JobUpdate
 from protocols.alink.ota import Inform, Module, Progress
 from protocols.alink.shadow import ShadowMessage, ShadowRefused, read_shadow_message
 from protocols.alink.topics import Kind
-from protocols.alink.topology import MOST_A_BATCH, Identity, SignedIdentity, read_signed
+from protocols.alink.topology import MOST_A_BATCH, Identity, NamedInJson, SignedIdentity, read_signed
 from protocols.errors import Reason
 
 MOST_IDENTIFIERS: Final = 200
@@ -45,15 +45,15 @@ class DeviceRequest(msgspec.Struct, frozen=True, gc=False):
 class ProxyRegistration(msgspec.Struct, frozen=True, gc=False):
     """A gateway registers a sub-device with the secret of its product."""
 
-    productKey: str  # noqa: N815  # the wire's own spelling
-    deviceName: str  # noqa: N815
+    productKey: NamedInJson  # noqa: N815  # the wire's own spelling
+    deviceName: NamedInJson  # noqa: N815
     random: str
     sign: str
     signMethod: str = "hmacSha256"  # noqa: N815
 
 
 class _Proxied(msgspec.Struct, gc=False):
-    proxieds: list[ProxyRegistration]
+    proxieds: Annotated[list[ProxyRegistration], msgspec.Meta(min_length=1, max_length=MOST_A_BATCH)]
 
 
 class _Batch(msgspec.Struct, gc=False):

@@ -3,6 +3,7 @@
 import enum
 import hmac
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -22,11 +23,15 @@ class TopologyChange(enum.IntEnum):
     DISABLED = 8
 
 
+NamedInJson = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]+$")]
+"""A product key or device name; NUL, which MQTT's own strings cannot hold, is no text for PostgreSQL."""
+
+
 class Identity(msgspec.Struct, frozen=True, gc=False):
     """Which device is meant."""
 
-    productKey: str  # noqa: N815  # the wire's own spelling
-    deviceName: str  # noqa: N815
+    productKey: NamedInJson  # noqa: N815  # the wire's own spelling
+    deviceName: NamedInJson  # noqa: N815
 
     @property
     def key(self) -> tuple[str, str]:
@@ -66,6 +71,8 @@ def read_signed(item: Mapping[str, object], method: str = "") -> SignedIdentity:
         value = folded.get(name.lower())
         if not isinstance(value, str) or not value:
             raise ValueError(f"{name} is missing")
+        if "\x00" in value:
+            raise ValueError(f"{name} holds NUL: correct it")
         texts[name] = value
     stamp = folded.get("timestamp")
     if stamp is not None and (isinstance(stamp, bool) or not isinstance(stamp, str | int)):

@@ -1,6 +1,8 @@
 """What simulated devices and the platform say to each other beside posts: services, registration, shadow, sub-devices of a gateway."""
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,7 +96,7 @@ def test_a_device_that_registers_keeps_what_it_is_given_though_it_is_killed(
     second = home(cloud, tmp_path, [who], "second", *state)
     with second:
         wait_until(lambda: online(api, key, "hood"), 30, "it connects")
-        second.process.terminate()
+        os.kill(second.pid, signal.SIGTERM)
         events = [second.hear()["event"]]
         while events[-1] != "summary":
             events.append(second.hear()["event"])

@@ -150,6 +150,9 @@ def test_a_topology_is_built_asked_for_and_taken_down(world: World) -> None:
     assert world.ask(Kind.TOPO_GET)["data"] == [world.pair("s0"), world.pair("s1")]
     facts = device_facts(world.database, [(world.product_key, "s0")])[world.product_key, "s0"]
     assert facts.topology == world.number("gw")
+    refused = world.ask(Kind.TOPO_DELETE, [world.pair("s0"), world.pair("s5")])
+    assert (refused["code"], world.last.changes) == (6401, []), "all or none"
+    assert world.ask(Kind.TOPO_GET)["data"] == [world.pair("s0"), world.pair("s1")]
     assert world.ask(Kind.TOPO_DELETE, [world.pair("s0")])["data"] == [world.pair("s0")]
     assert [change.device_name for change in world.last.changes] == ["s0"], "whoever holds its session hears of it"
     assert world.ask(Kind.TOPO_GET)["data"] == [world.pair("s1")]

@@ -193,6 +193,7 @@ async def test_a_product_with_devices_is_not_deleted_and_one_without_is_gone(rig
     refused = problem(await rig.one.delete(f"/v1/products/{key}"), 409, "product-in-use")
     assert refused["in_use"] == {"devices": 1}
     other = await rig.product(rig.one)
+    assert (await rig.one.post(f"/v1/products/{other}/registration/secret")).json()["product_secret"]
     rig.changes.seen.clear()
     assert (await rig.one.delete(f"/v1/products/{other}", headers={"If-Match": '"old"'})).status_code == 412
     assert (await rig.one.delete(f"/v1/products/{other}")).status_code == 204

@@ -105,6 +105,23 @@ async def test_a_busy_registry_answers_unavailable_and_admission_goes_on() -> No
     assert verdicts == {1: Denied(ConnectCode.UNAVAILABLE), 2: REGISTRY["pk", "on"]}
 
 
+async def test_a_connect_that_trips_over_a_bug_keeps_nobody_else_out() -> None:
+    class Tripping(Registry):
+        def __call__(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Credentials]:
+            if ("pk", "poison") in keys:
+                raise ValueError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+            return super().__call__(keys)
+
+    verdicts = dict[int, Verdict]()
+    async with deciding(Tripping(), verdicts) as admission:
+        for n in range(20):
+            admission.ask(n, connect("poison" if n == 7 else "on"))
+        await until_decided(verdicts, 20)
+    assert verdicts.pop(7) == Denied(ConnectCode.UNAVAILABLE)
+    assert set(map(type, verdicts.values())) == {Credentials}
+    assert len(verdicts) == 19
+
+
 async def test_suspects_wait_for_the_others_and_not_for_ever() -> None:
     registry, verdicts = Registry(), dict[int, Verdict]()
     async with deciding(registry, verdicts) as admission:

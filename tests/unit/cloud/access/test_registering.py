@@ -182,3 +182,15 @@ async def test_a_device_that_connects_again_and_again_waits_and_is_let_in(rig: R
     await rig.door.sweep(time.monotonic() + 20)
     assert read(waiting[-1][1]) == [ConnAck()]
     assert rig.door.sessions["pk", "dn"] is waiting[-1][0]
+
+
+async def test_a_device_whose_secret_changes_while_it_waits_is_not_let_in(rig: Rig) -> None:
+    for _ in range(BURST):
+        rig.open()
+    connection, transport = rig.connection()
+    connection.data_received(encode(CONNECT))
+    rig.door.decided(connection, CONNECT, credentials())
+    rig.door.recheck(("pk", "dn"), credentials(secret=b"rotated"))
+    assert read(transport) == [ConnAck(reason=3)]
+    await rig.door.sweep(time.monotonic() + 20)
+    assert rig.door.sessions.get(("pk", "dn")) is not connection

@@ -90,6 +90,15 @@ def test_a_value_that_does_not_fit_is_named_and_the_others_are_kept() -> None:
     assert len(effects.quarantined) == 1
 
 
+def test_what_is_refused_in_each_entry_of_a_device_is_named() -> None:
+    values = [{"power": {"value": 99_999, "time": NOW}}, {"nope": {"value": 1, "time": NOW}}, {"power": {"value": 1, "time": NOW}}]
+    params = [{"identity": identity("s5"), "properties": [value]} for value in values]
+    effects = evaluate(with_topology(), batch(post(params), session=CARRIER, topic=HISTORY.format("carrier")))  # type: ignore[arg-type]
+    assert rows(effects) == [("s5", "power", NOW, 1.0)]
+    assert len(answer(effects)["data"]) == 2
+    assert len(effects.quarantined) == 1
+
+
 def test_a_history_that_cannot_be_read_is_answered_and_put_aside() -> None:
     effects = evaluate(evaluator(), batch(post([{"identity": 7}]), session=STOVE, topic=HISTORY.format("s1")))  # type: ignore[arg-type]
     assert answer(effects)["code"] == 460

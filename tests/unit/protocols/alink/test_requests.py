@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from protocols.alink.codes import code_of
 from protocols.alink.deviceinfo import ClockQuestion, Tag, clock_answer, reduced_tsl
 from protocols.alink.envelope import MessageRefused
+from protocols.alink.history import read_history
 from protocols.alink.requests import DeviceRequest, is_request, read_request
 from protocols.alink.shadow import ShadowCode, ShadowMessage, ShadowRefused
 from protocols.alink.topics import Kind, Sender, Topic
-from protocols.alink.topology import sign_identity
+from protocols.alink.topology import MOST_A_BATCH, sign_identity
 from protocols.errors import Reason
+from protocols.thing.export import full_tsl
 from tests.fuzzing import fuzz
 from tests.unit.protocols.alink.samples import MODEL
 
@@ -146,3 +148,39 @@ def test_a_reduced_thing_model_names_every_identifier_and_its_type() -> None:
         name: entry["dataType"]["type"]
         for name, entry in ((e["identifier"], e) for e in MODEL.to_dict()["properties"])  # type: ignore[attr-defined]
     }
+
+
+def test_the_generated_service_that_lists_names_keeps_them_in_a_reduced_thing_model() -> None:
+    services = reduced_tsl(full_tsl(MODEL, "a1"), ("type", "identifier"))["services"]
+    assert isinstance(services, list)
+    (get,) = [service for service in services if service["identifier"] == "get"]
+    assert get["inputData"] == list(MODEL.properties)
+
+
+NUL = {"productKey": "a1", "deviceName": "a\0b"}
+PROOF = {"random": "1", "sign": "0", "clientId": "x"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        (Kind.LOGIN, NUL | PROOF),
+        (Kind.BATCH_LOGIN, {"deviceList": [NUL | PROOF]}),
+        (Kind.LOGOUT, NUL),
+        (Kind.TOPO_ADD, [NUL | PROOF]),
+        (Kind.TOPO_DELETE, [NUL]),
+        (Kind.SUB_REGISTER, [NUL]),
+        (Kind.PRODUCT_REGISTER, {"proxieds": [NUL | PROOF]}),
+        (Kind.PRODUCT_REGISTER, {"proxieds": []}),
+        (Kind.PRODUCT_REGISTER, {"proxieds": [PAIR | PROOF] * (MOST_A_BATCH + 1)}),
+    ],
+)
+def test_names_with_nul_and_lists_out_of_bounds_are_refused(kind: Kind, params: object) -> None:
+    """NUL is no text for PostgreSQL: past this door it would trip over it in the middle of many devices' work."""
+    with pytest.raises(MessageRefused):
+        read_request(kind, message(params))
+
+
+def test_a_pack_of_a_device_with_nul_in_its_name_is_refused() -> None:
+    with pytest.raises(MessageRefused):
+        read_history(Kind.PACK_POST, message({"properties": {}, "subDevices": [{"identity": NUL, "properties": {}}]}))
