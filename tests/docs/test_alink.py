@@ -8,7 +8,7 @@ import pytest
 from protocols.alink.codes import Code
 from protocols.alink.topics import TEMPLATES, Kind, Topic
 from protocols.errors import Refused
-from tests.docs.proofs import tests_in
+from tests.docs.proofs import proofs_in
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "docs" / "reference" / "alink.md").read_text(encoding="utf-8")
@@ -36,7 +36,7 @@ def test_every_code_is_listed_once() -> None:
 
 @pytest.mark.parametrize(("path", "name"), sorted({(path, name) for *_, path, name in [*TOPICS, *CODES]}))
 def test_every_proof_exists(path: str, name: str) -> None:
-    assert name in tests_in(path)
+    assert name in proofs_in(path)
 
 
 @pytest.mark.skipif(not VENDOR.exists(), reason="the protocol reference is not beside the project")

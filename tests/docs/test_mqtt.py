@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.proofs import tests_in
+from tests.docs.proofs import proofs_in
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "docs" / "reference" / "mqtt.md").read_text(encoding="utf-8")
@@ -61,4 +61,4 @@ def test_each_statement_names_a_test_that_exists_or_the_reason_why_not(row: tupl
     assert proofs or shown == "client" or shown.startswith("not here: "), f"neither a test nor a reason: {shown!r}"
     assert shown.count("::") == len(proofs), f"a test that cannot be read: {shown!r}"
     for proof in proofs:
-        assert proof["name"] in tests_in(proof["path"]), f"{proof['path']} has no {proof['name']}"
+        assert proof["name"] in proofs_in(proof["path"]), f"{proof['path']} has no {proof['name']}"

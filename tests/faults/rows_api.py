@@ -28,6 +28,7 @@ class Asked:
     answer: dict[str, Any] | None = None
     status: int = 0
     tries: int = 0
+    replayed: bool = False  # the answer was given before, and is given again
 
 
 @dataclass(slots=True)
@@ -65,6 +66,7 @@ class Application:
                 connection.request("POST", one.path, json.dumps(one.body), headers)
                 answer = connection.getresponse()
                 status, text = answer.status, answer.read()
+                one.replayed = answer.getheader("Idempotency-Replayed") == "true"
             except (OSError, http.client.HTTPException):
                 time.sleep(0.05)
                 continue
@@ -134,8 +136,10 @@ def api_killed(stage: Stage) -> Tally:
             thread.join(2 * ANSWER_S)
     asked = [one for application in applications for one in application.asked]
     again = sum(one.tries > 1 for one in asked)
+    replayed = sum(one.replayed for one in asked)
     assert again, "no request had to be sent again: nothing was shown"
-    return judged(cloud, product_key, applications, f"{again} of {len(asked)} requests were sent again")
+    outcome = f"{again} of {len(asked)} requests were sent again, {replayed} had been answered before"
+    return judged(cloud, product_key, applications, outcome)
 
 
 def judged(cloud: Cloud, product_key: str, applications: list[Application], outcome: str) -> Tally:
@@ -155,9 +159,9 @@ def judged(cloud: Cloud, product_key: str, applications: list[Application], outc
                 false_answers += 1  # the first one took effect, and the second was told that it may not
             elif not count or (not made and one.answer["command_id"] not in ids):
                 lost += 1
-            elif made and secrets_tried < TRIED_SECRETS and one.tries > 1:
+            elif made and secrets_tried < TRIED_SECRETS and one.replayed:
                 secrets_tried += 1
                 secret = one.answer["device_secret"].encode()
                 with_it = RawClient(cloud.mqtt_port, one.body["device_name"], product_key=product_key, secret=secret).open()
                 with_it.close()
-    return Tally(total, answered, lost, twice, false_answers, outcome=outcome)
+    return Tally(total, answered, lost, twice, false_answers, outcome=f"{outcome}, {secrets_tried} secrets tried")
