@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cloud.cli.calling import URL, KeyOption, UrlOption, call, pages
-from cloud.cli.output import Output, OutputOption, show
+from cloud.cli.output import Output, OutputOption, read_text, show
 
 authority = typer.Typer(no_args_is_help=True, help="Certificate authorities whose certificates devices may show, over the API.")
 
@@ -57,7 +57,8 @@ def add_authority(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Take certificates of an authority from devices; two at once during a rotation."""
-    show([call("POST", api_url, key, "/v1/certificate-authorities", {"pem": file.read_text()})], output)
+    pem = read_text(file, "make PEM of it with `openssl x509 -inform der`")
+    show([call("POST", api_url, key, "/v1/certificate-authorities", {"pem": pem})], output)
 
 
 @authority.command("list")

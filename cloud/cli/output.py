@@ -75,6 +75,14 @@ def read_file(path: str) -> bytes:
         fail(f"{path}: {error.strerror}", 1)
 
 
+def read_text(path: Path, advice: str) -> str:
+    """The text of a file; `advice` says what to do with one that holds none."""
+    try:
+        return read_file(str(path)).decode()
+    except UnicodeDecodeError:
+        fail(f"{path} is no text: {advice}", 1)
+
+
 def fail(message: str, code: int) -> NoReturn:
     """End the program with a message on stderr."""
     print(message, file=sys.stderr)

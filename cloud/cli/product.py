@@ -7,7 +7,7 @@ import typer
 
 from cloud.cli import draft
 from cloud.cli.calling import URL, KeyOption, UrlOption, call, pages
-from cloud.cli.output import Output, OutputOption, fail, show
+from cloud.cli.output import Output, OutputOption, fail, read_text, show
 
 app = typer.Typer(no_args_is_help=True, help="Products, over the API.")
 app.add_typer(draft.app, name="draft")
@@ -65,10 +65,7 @@ def rotate_product_secret(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Give a product a new secret for its firmware, shown this once, or the one it carries; the old one registers nobody any more."""
-    try:
-        body = {} if own is None else {"product_secret": own.read_text(encoding="utf-8").strip()}
-    except OSError as error:
-        fail(f"{own} cannot be read: {error}", 1)
+    body = {} if own is None else {"product_secret": read_text(own, "write the secret into it as UTF-8").strip()}
     show([call("POST", api_url, key, f"/v1/products/{product_key}/registration/secret", body)], output)
 
 

@@ -118,3 +118,17 @@ def test_groups_firmware_configurations_and_jobs_are_made_shown_and_ended(cloud:
     assert said(cloud, "job", "cancel", number)[0]["counts"] == {"CANCELLED": 1}
     assert number.encode() in run(cloud, "job", "list").stdout
     assert b"not JSON" in run(cloud, "job", "create", "x", product_key, "-", "s1", given=b"{").stderr
+
+
+def test_the_likeliest_mistakes_say_what_to_do_next(cloud: Cloud, tmp_path: Path) -> None:
+    der = tmp_path / "authority.der"
+    der.write_bytes(bytes.fromhex("3082 0222 ff80"))
+    for words, code, advice in (
+        (("authority", "add", str(der)), 1, "openssl x509 -inform der"),
+        (("product", "list", "--api-url", "http://127.0.0.1:1"), 3, "is the platform running there?"),
+        (("product", "list", "--api-url", "http://[::1"), 2, "--api-url"),
+        (("device", "set", "no-such-product", "d", "Level=1"), 1, "does not exist"),
+    ):
+        done = run(cloud, *words)
+        assert (done.returncode, b"Traceback" in done.stderr) == (code, False), done.stderr
+        assert advice in done.stderr.decode(), done.stderr

@@ -115,11 +115,13 @@ async def test_a_device_reports_is_seen_and_takes_a_command(cloud: Cloud, api: h
         assert (request["id"], request["params"]) == (waits, {"Level": 2})
 
 
-async def test_a_disabled_device_is_thrown_out_and_stays_out(cloud: Cloud, api: httpx.Client) -> None:
+async def test_a_disabled_device_is_told_thrown_out_and_stays_out(cloud: Cloud, api: httpx.Client) -> None:
     product_key = cloud.product("Stove", TSL)
     secret = cloud.device(product_key, "stove-2")
     async with mqtt(cloud, product_key, "stove-2", secret) as client:
         api.patch(f"/v1/devices/{product_key}/stove-2", json={"enabled": False}).raise_for_status()
+        told = await asyncio.wait_for(anext(client.messages), 20)
+        assert str(told.topic) == f"/sys/{product_key}/stove-2/thing/disable"
         with pytest.raises(aiomqtt.MqttError):
             await asyncio.wait_for(anext(client.messages), 20)
     with pytest.raises(aiomqtt.MqttError):
