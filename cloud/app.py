@@ -315,6 +315,7 @@ def build_api(
     from cloud.rollouts.service import count_firmware
     from cloud.telemetry import api as telemetry
     from cloud.telemetry import events_api
+    from cloud.tenancy import audit_api
     from cloud.tenancy.service import KnownKeys
 
     app = FastAPI(
@@ -335,7 +336,8 @@ def build_api(
     of_products = (products, versions_api, library_api, product_registration)
     of_devices = (messages_api, binding_api, search_api, groups_api, devices, identity_api, import_api, commands, shadow, topology)
     delivered = (firmware, configuration_api, jobs_api)
-    for module in (foundation, *of_products, *of_devices, *delivered, telemetry, events_api, ingest, account, device_registration):
+    of_readings = (telemetry, events_api, ingest, account)
+    for module in (foundation, *of_products, *of_devices, *delivered, *of_readings, audit_api, device_registration):
         app.include_router(module.router)
     return app
 

@@ -12,7 +12,7 @@ from cloud.access.proof import mark_authority, mark_secret, mark_token
 from cloud.devices.model import Accepts, Credentials
 from cloud.foundation.clock import now_ms
 from cloud.foundation.logs import get_logger
-from protocols.alink.credentials import parse_client_id, parse_username, verify
+from protocols.alink.credentials import parse_username, verify
 from protocols.alink.registration import AuthType, Claim, Grant, RegistrationRefused, auth_type, claim_of_connect, verify_token
 from protocols.errors import Reason, Refused, TryAgain
 from protocols.mqtt.packets import Connect, ConnectCode
@@ -84,7 +84,7 @@ def judge(
 
 def _by_password(connect: Connect, credentials: Credentials, now: int) -> Credentials | None:
     identity = credentials.identity
-    if auth_type(parse_client_id(connect.client_id)) is AuthType.CONNWL:
+    if auth_type(connect.client_id) is AuthType.CONNWL:
         if not verify_token(connect.client_id, connect.password, identity.token_client_id, identity.token):
             return None
         return replace(credentials, proof=mark_token(identity.token))
@@ -130,7 +130,7 @@ class Admission(Generic[Asker]):
 
         Who registers costs a write, and comes after others too.
         """
-        later = suspect or auth_type(parse_client_id(connect.client_id)) in (AuthType.REGISTER, AuthType.REGNWL)
+        later = suspect or auth_type(connect.client_id) in (AuthType.REGISTER, AuthType.REGNWL)
         (self._suspects if later else self._line).append(Request(asker, connect, certificate))
         self._asked.set()
 

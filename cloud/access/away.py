@@ -8,6 +8,7 @@ import msgspec
 
 from cloud.access.gate import FrameGate
 from cloud.access.model import Downlink
+from cloud.access.proof import fingerprint
 from cloud.access.topics import check_frames, needs_subscription, uplink_lane
 from cloud.devices.model import Credentials
 from cloud.foundation.clock import now_ms
@@ -67,11 +68,11 @@ class Away:
         if event.kept is not None:
             self._publish(self.kept.keep(key, event.kept, farewell, time.monotonic()))
 
-    def back(self, key: Key, fingerprint: int, clean_start: bool) -> KeptSession | None:
+    def back(self, key: Key, credentials: Credentials, clean_start: bool) -> KeptSession | None:
         """The device is there again: its session, unless it starts anew or is known otherwise than before."""
         if key not in self.kept:
             return None
-        if clean_start or self.kept.owner(key).fingerprint != fingerprint:
+        if clean_start or self.kept.owner(key).fingerprint != fingerprint(credentials):
             self._publish(self.kept.end(key))
             return None
         self.sweep(time.monotonic())  # it may be over since the last sweep

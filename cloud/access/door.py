@@ -117,7 +117,7 @@ class FrontDoor:
                 self._let_wait(connection, verdict, connect.clean_start, now + wait_s)
             else:
                 self._turn_away(self._slowed.overtaken(key))
-                self._let_in(connection, verdict, connect.clean_start)
+                self._let_in(key, connection, verdict, connect.clean_start)
 
     def _let_wait(self, connection: Attendee, credentials: Credentials, clean_start: bool, due: float) -> None:
         """Let a device in later that connects again and again, and tell its owner; of its connections only the newest waits."""
@@ -132,14 +132,13 @@ class FrontDoor:
             waiting[0].session.refuse(ConnectCode.UNAVAILABLE, why)
             waiting[0].flush()
 
-    def _let_in(self, connection: Attendee, verdict: Credentials, clean_start: bool) -> None:
-        key = (verdict.product_key, verdict.device_name)
+    def _let_in(self, key: Key, connection: Attendee, verdict: Credentials, clean_start: bool) -> None:
         self._take_over(key)
         self.subs.end(key, Code.CONNECTED_ELSEWHERE, "the sub-device has connected by itself")
         self.sessions[key] = connection
         self.lobby.admitted(connection)
         self.accepted += 1
-        connection.open(verdict, self.next_epoch(), self.away.back(key, fingerprint(verdict), clean_start))
+        connection.open(verdict, self.next_epoch(), self.away.back(key, verdict, clean_start))
 
     def _take_over(self, key: Key) -> None:
         if (older := self.sessions.get(key)) is not None:
@@ -205,10 +204,16 @@ class FrontDoor:
             if connection is None:
                 self.away.deliver(message)
                 continue
-            topic = message.modern_topic if connection.modern and message.modern_topic else message.topic
-            if needs_subscription(topic) and not connection.session.subscribed(topic):
-                continue
-            if connection.session.deliver(topic, message.payload, message.qos, expires=expires_at(message), now=now):
+            session, topic = connection.session, message.topic
+            if message.qos or message.expires_ms or message.modern_topic or needs_subscription(topic):
+                if message.modern_topic and connection.modern:
+                    topic = message.modern_topic
+                if needs_subscription(topic) and not session.subscribed(topic):
+                    continue
+                sent = session.deliver(topic, message.payload, message.qos, expires=expires_at(message), now=now)
+            else:  # an answer, as nearly all of them are
+                sent = session.deliver(topic, message.payload, message.qos)
+            if sent:
                 touched.add(connection)
                 taken += 1
             else:
@@ -271,7 +276,7 @@ class FrontDoor:
         """Close who is silent for too long, let in who has waited long enough; yields to others now and then."""
         for waiting, credentials, clean_start in self._slowed.due(now):
             if waiting.session.holding:
-                self._let_in(waiting, credentials, clean_start)
+                self._let_in((credentials.product_key, credentials.device_name), waiting, credentials, clean_start)
         for n, connection in enumerate(tuple(self.connections), 1):
             connection.tick(now)
             if n % 200 == 0:

@@ -7,7 +7,7 @@ it is told 427. When the gateway's connection ends, so do the sessions it carrie
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -146,8 +146,11 @@ class SubDevices:
             self._line.append(_Request(gateway, topic, request))
         self._asked.set()
 
-    async def run(self, lookup: SubDeviceLookup) -> None:
-        """Answer for ever."""
+    async def run(self, lookup: SubDeviceLookup, confirm: Callable[[Sequence[int]], None] = lambda _: None) -> None:
+        """Answer for ever.
+
+        `confirm` is told who came with the secret that registration gave it, before it is let in; it may raise TryAgain.
+        """
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sub-devices") as thread:
             while True:
@@ -159,9 +162,13 @@ class SubDevices:
                 known: Mapping[Key, SubDevice] | None = None
                 try:
                     known = await loop.run_in_executor(thread, lookup, keys) if keys else {}
+                    if fresh := _fresh([one.request for one in now], known):
+                        await loop.run_in_executor(thread, confirm, fresh)
                 except TryAgain as error:
+                    known = None
                     get_logger().warning("sub_devices.unavailable", error=str(error))
                 except Exception:  # noqa: BLE001 - a name that trips over a bug of ours must not end everybody's connections
+                    known = None
                     get_logger().exception("sub_devices.bug", keys=keys[:MOST_WAITING])
                 for one in now:
                     self._decide(one, known)
@@ -272,6 +279,15 @@ class SubDevices:
     def _send(gateway: Gateway, topic: str, payload: bytes) -> None:
         gateway.session.deliver(topic, payload)
         gateway.flush()
+
+
+def _fresh(requests: Sequence[DeviceRequest], known: Mapping[Key, SubDevice]) -> list[int]:
+    """Who shows a secret that registration gave it and that it has not used, as far as is known; in order, once each."""
+    logins = (item for request in requests if request.kind in (Kind.LOGIN, Kind.BATCH_LOGIN) for item in request.params)
+    found = ((item, known[item.key].credentials) for item in logins if item.key in known)
+    now = now_ms()
+    proved = (who.device_id for item, who in found if who.identity.unconfirmed and any(item.proves(one) for one in who.secrets_at(now)))
+    return list(dict.fromkeys(proved))
 
 
 def _kind(topic: str) -> Kind | None:

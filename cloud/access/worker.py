@@ -150,7 +150,7 @@ async def serve(
     async with asyncio.TaskGroup() as tasks:
         committing = tasks.create_task(commit.run(), name="access.commit")
         tasks.create_task(admission.run(), name="access.admission")
-        tasks.create_task(door.subs.run(sub_devices), name="access.sub_devices")
+        tasks.create_task(door.subs.run(sub_devices, *(() if registrar is None else (registrar.confirm,))), name="access.sub_devices")
         tasks.create_task(_sweep(door), name="access.sweep")
         tasks.create_task(_lease(door, bus, instance), name="access.lease")
         tasks.create_task(_note_refusals(door, tenants), name="access.refusals")

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 refused (change something first), 2 wrong usage, 3 try aga
 import typer
 
 from cloud.cli import (
+    audit,
     backup,
     ca,
     configuration,
@@ -41,6 +42,7 @@ app.add_typer(job.app, name="job")
 app.add_typer(identity.authority, name="authority")
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(quarantine.app, name="quarantine")
+app.command("audit")(audit.show_audit)
 app.add_typer(train.app, name="train")
 
 

@@ -10,6 +10,7 @@ from cloud.cli.output import fail
 
 UrlOption = Annotated[str, typer.Option("--api-url", envvar="HEARTHLINE_API_URL", help="Where the API is.")]
 KeyOption = Annotated[str, typer.Option("--key", envvar="HEARTHLINE_API_KEY", help="An API key; better in the variable than here.")]
+LimitOption = Annotated[int, typer.Option(min=1, max=1000, help="So many at most, newest first.")]
 
 TIMEOUT_S = 60.0  # the longest that the API lets a call wait is 30 s
 URL = "http://127.0.0.1:8080"
@@ -76,3 +77,9 @@ def pages(url: str, key: str, path: str, query: dict[str, str] | None = None) ->
         if page["next"] is None:
             return items
         query["cursor"] = page["next"]
+
+
+def newest(url: str, key: str, path: str, limit: int, query: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    """The first page of a list that begins with the newest."""
+    items: list[dict[str, Any]] = call("GET", url, key, path, query={"limit": str(limit), **(query or {})})["items"]
+    return items

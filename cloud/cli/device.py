@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from cloud.cli import asking, identity
-from cloud.cli.calling import URL, KeyOption, UrlOption, call, pages
+from cloud.cli.calling import URL, KeyOption, LimitOption, UrlOption, call, newest, pages
 from cloud.cli.importing import import_devices
 from cloud.cli.output import Output, OutputOption, fail, read_values, show, show_one
 
@@ -23,7 +23,6 @@ app.command("command")(asking.show_command)
 app.command("message")(asking.send_message)
 
 SiteArgument = Annotated[str, typer.Argument(help="Home or line; made when it is new.")]
-LimitOption = Annotated[int, typer.Option(min=1, max=1000, help="So many at most, newest first.")]
 
 
 @app.command("create")
@@ -126,11 +125,6 @@ def tags(
     show([{"key": name, **tag} for name, tag in found["tags"].items()], output)
 
 
-def _newest(api_url: str, key: str, path: str, limit: int, query: dict[str, str] | None = None) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = call("GET", api_url, key, path, query={"limit": str(limit), **(query or {})})["items"]
-    return items
-
-
 @app.command("log")
 def show_log(
     product_key: str,
@@ -146,7 +140,7 @@ def show_log(
     if mode is not None:
         call("PUT", api_url, key, f"{path}/mode", {"mode": int(mode)})
         return
-    show(_newest(api_url, key, path, limit), output)
+    show(newest(api_url, key, path, limit), output)
 
 
 @app.command("audit")
@@ -159,7 +153,7 @@ def show_audit(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Who did what to a device."""
-    show(_newest(api_url, key, f"/v1/devices/{product_key}/{device_name}/audit", limit), output)
+    show(newest(api_url, key, f"/v1/devices/{product_key}/{device_name}/audit", limit), output)
 
 
 @app.command("events")
@@ -176,7 +170,7 @@ def show_events(
 ) -> None:
     """What a device announced."""
     query = {name: text for name, text in (("event", event), ("from", begin), ("to", end)) if text is not None}
-    show(_newest(api_url, key, f"/v1/devices/{product_key}/{device_name}/events", limit, query), output)
+    show(newest(api_url, key, f"/v1/devices/{product_key}/{device_name}/events", limit, query), output)
 
 
 @app.command("modules")

@@ -19,7 +19,7 @@ from cloud.devices.registry import (
 )
 from cloud.devices.topology import gateway_key
 from cloud.devices.topology_api import tell, tell_change
-from cloud.foundation.audit import deeds
+from cloud.foundation.audit import record
 from cloud.foundation.db import Database
 from cloud.foundation.idempotency import Once
 from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
@@ -27,6 +27,7 @@ from cloud.foundation.problems import not_found
 from cloud.foundation.vault import Vault
 from cloud.products.service import find_product
 from cloud.tenancy.api import Caller
+from cloud.tenancy.audit_api import DeedPage, deed_page
 from cloud.tenancy.model import Principal
 from protocols.alink.topics import Kind
 from protocols.alink.topology import TopologyChange
@@ -127,6 +128,7 @@ async def create(request: Request, caller: Caller, product_key: str, body: NewDe
             if find_product(work, product_key, keep=True) is None:
                 raise not_found(f"Product {product_key}")
             secret = create_device(work, vault, product_key, body.device_name, body.site)
+            record(work.session, caller.tenant_id, caller.key_name, "create", f"{product_key}/{body.device_name}")
             made = CreatedDevice(product_key=product_key, device_name=body.device_name, site=body.site, device_secret=secret)
             return once.commit(work, made, 201)
 
@@ -174,6 +176,8 @@ async def change(request: Request, caller: Caller, product_key: str, device_name
             gateway = gateway_key(work, product_key, device_name)
             if body.nickname is not None:
                 rename(work, product_key, device_name, body.nickname or None)
+                detail = {"nickname": body.nickname}
+                record(work.session, caller.tenant_id, caller.key_name, "rename", f"{product_key}/{device_name}", detail)
             if move is not None:
                 move_device(work, product_key, device_name, move, caller.key_name)
             work.commit()
@@ -261,19 +265,6 @@ async def retire(request: Request, caller: Caller, product_key: str, device_name
     return await _move(request, caller, product_key, device_name, Move.RETIRE)
 
 
-class DeedView(BaseModel):
-    number: int
-    time: int
-    actor: Annotated[str, Field(description="The name of an API key, `device`, or `platform`.")]
-    action: str
-    detail: Any
-
-
-class DeedPage(BaseModel):
-    items: list[DeedView]
-    next: str | None
-
-
 @router.get("/v1/devices/{product_key}/{device_name}/audit", operation_id="list_device_audit")
 def audit(request: Request, caller: Caller, product_key: str, device_name: str, limit: Limit = 100, cursor: Cursor = None) -> DeedPage:
     """Who did what to a device, newest first."""
@@ -281,6 +272,4 @@ def audit(request: Request, caller: Caller, product_key: str, device_name: str, 
     with database.reading(caller.tenant_id) as work:
         if find_device(work, product_key, device_name, lease_held=False) is None:
             raise not_found(f"Device {product_key}/{device_name}")
-        found = deeds(work, f"{product_key}/{device_name}", read_cursor(cursor), limit + 1)
-    items = [DeedView(number=one.number, time=one.time_ms, actor=one.actor, action=one.action, detail=one.detail) for one in found[:limit]]
-    return DeedPage(items=items, next=next_page(found, limit, lambda one: one.number))
+        return deed_page(work, f"{product_key}/{device_name}", limit, cursor)

@@ -38,7 +38,7 @@ class Authority:
 def add_authority(work: UnitOfWork, pem: str) -> Authority:
     """Trust an authority from now on, also one that was retired. Raises Refused (what is wrong), Problem 409 (too many, another's)."""
     certificate = read_authority(pem)
-    fingerprint, subject = certificate.fingerprint(hashes.SHA256()).hex(), certificate.subject.rfc4514_string()
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
     valid = select(func.count()).select_from(TenantAuthorityRow).where(TenantAuthorityRow.retired_ms.is_(None))
     row = work.session.scalars(select(TenantAuthorityRow).where(TenantAuthorityRow.fingerprint == fingerprint)).one_or_none()
     if (row is None or row.retired_ms is not None) and (work.session.scalar(valid) or 0) >= MOST_VALID:
@@ -49,7 +49,7 @@ def add_authority(work: UnitOfWork, pem: str) -> Authority:
         return _view(row)
     row = TenantAuthorityRow(
         fingerprint=fingerprint,
-        subject=subject,
+        subject=canonical_name(certificate.subject),
         pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
         from_ms=_ms(certificate.not_valid_before_utc.timestamp()),
         to_ms=_ms(certificate.not_valid_after_utc.timestamp()),
@@ -62,7 +62,8 @@ def add_authority(work: UnitOfWork, pem: str) -> Authority:
     except IntegrityError as error:
         if not is_duplicate(error):
             raise
-        detail = f"There is an authority of the name {subject} already, yours or another tenant's; give the new one a subject of its own."
+        name = certificate.subject.rfc4514_string()
+        detail = f"There is an authority of the name {name} already, yours or another tenant's; give the new one a subject of its own."
         raise Problem(409, "authority-exists", detail) from error
     return _view(row)
 
@@ -78,7 +79,7 @@ def read_authority(pem: str) -> x509.Certificate:
         if len(found) != 1:
             raise _bad(f"the text holds {len(found)} certificates: send the one that issues your devices' certificates")
         certificate = found[0]
-        subject = certificate.subject.rfc4514_string()
+        subject = canonical_name(certificate.subject)
         key = certificate.public_key()
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound as error:
@@ -128,8 +129,18 @@ def trusted_authorities(database: Database) -> list[TrustedAuthority]:
         return [TrustedAuthority(row.tenant_id, row.fingerprint, row.pem, row.to_ms) for row in work.session.scalars(query)]
 
 
+def canonical_name(name: x509.Name) -> str:
+    """A name as OpenSSL compares names when it looks for an issuer: case and runs of spaces do not count (RFC 5280 par. 7.1)."""
+    return ",".join("+".join(sorted(f"{one.rfc4514_attribute_name}={_folded(one.value)}" for one in part)) for part in name.rdns)
+
+
+def _folded(value: str | bytes) -> str:
+    return " ".join(value.lower().split()) if isinstance(value, str) else value.hex()
+
+
 def _view(row: TenantAuthorityRow) -> Authority:
-    return Authority(row.id, row.fingerprint, row.subject, row.from_ms, row.to_ms, row.added_ms, row.retired_ms)
+    subject = x509.load_pem_x509_certificate(row.pem.encode()).subject.rfc4514_string()
+    return Authority(row.id, row.fingerprint, subject, row.from_ms, row.to_ms, row.added_ms, row.retired_ms)
 
 
 def _bad(message: str) -> Refused:

@@ -11,6 +11,7 @@ from cloud.devices.authorities import MOST_PEM, Authority, add_authority, list_a
 from cloud.devices.identity import LONGEST_GRACE_S, RegistrationState, identity_of, reset_registration, rotate_secret, set_accepts
 from cloud.devices.model import Accepts
 from cloud.devices.ports import Changes
+from cloud.foundation.audit import record
 from cloud.foundation.db import Database, UnitOfWork
 from cloud.foundation.paging import Cursor, Limit, next_page, read_cursor
 from cloud.foundation.problems import not_found
@@ -70,14 +71,18 @@ class AuthorityPage(BaseModel):
     next: str | None
 
 
-async def _change(request: Request, caller: Principal, change: Callable[[UnitOfWork, Vault], T]) -> T:
-    """Run a change in a unit of work of the caller's tenant, in a thread, and commit."""
+async def _change(
+    request: Request, caller: Principal, action: str, subject: str, change: Callable[[UnitOfWork, Vault], T], **detail: object
+) -> T:
+    """Run a change in a unit of work of the caller's tenant, in a thread, and commit it with its line of the audit trail, if it was one."""
     database: Database = request.app.state.database
     vault: Vault = request.app.state.vault
 
     def apply() -> T:
         with database.unit_of_work(caller.tenant_id) as work:
             result = change(work, vault)
+            if result:
+                record(work.session, caller.tenant_id, caller.key_name, action, subject, detail)
             work.commit()
         return result
 
@@ -117,7 +122,15 @@ def get(request: Request, caller: Caller, product_key: str, device_name: str) ->
 async def change(request: Request, caller: Caller, product_key: str, device_name: str, body: IdentityChange) -> IdentityOfDevice:
     """Say what a device may prove itself with; a session that rests on anything else ends."""
     changes: Changes = request.app.state.changes
-    if not await _change(request, caller, lambda work, _: set_accepts(work, product_key, device_name, body.accepts)):
+    subject = f"{product_key}/{device_name}"
+    if not await _change(
+        request,
+        caller,
+        "set_identity",
+        subject,
+        lambda work, _: set_accepts(work, product_key, device_name, body.accepts),
+        accepts=body.accepts,
+    ):
         raise not_found(f"Device {product_key}/{device_name}")
     await changes.registry_changed(product_key, device_name)
     return await asyncio.to_thread(get, request, caller, product_key, device_name)
@@ -127,7 +140,14 @@ async def change(request: Request, caller: Caller, product_key: str, device_name
 async def rotate(request: Request, caller: Caller, product_key: str, device_name: str, body: Rotation) -> NewSecret:
     """A new device secret. The old one ends now, or after `grace_s`, and every session that rests on it with it."""
     changes: Changes = request.app.state.changes
-    secret = await _change(request, caller, lambda work, vault: rotate_secret(work, vault, product_key, device_name, body.grace_s))
+    secret = await _change(
+        request,
+        caller,
+        "rotate_secret",
+        f"{product_key}/{device_name}",
+        lambda work, vault: rotate_secret(work, vault, product_key, device_name, body.grace_s),
+        grace_s=body.grace_s,
+    )
     if secret is None:
         raise not_found(f"Device {product_key}/{device_name}")
     await changes.registry_changed(product_key, device_name)
@@ -138,7 +158,10 @@ async def rotate(request: Request, caller: Caller, product_key: str, device_name
 async def reset(request: Request, caller: Caller, product_key: str, device_name: str) -> IdentityOfDevice:
     """Let a device register once more (it was replaced, or lost its secret): secret, token and session it has end now."""
     changes: Changes = request.app.state.changes
-    if not await _change(request, caller, lambda work, vault: reset_registration(work, vault, product_key, device_name)):
+    subject = f"{product_key}/{device_name}"
+    if not await _change(
+        request, caller, "reset_registration", subject, lambda work, vault: reset_registration(work, vault, product_key, device_name)
+    ):
         raise not_found(f"Device {product_key}/{device_name}")
     await changes.registry_changed(product_key, device_name)
     return await asyncio.to_thread(get, request, caller, product_key, device_name)
@@ -148,7 +171,7 @@ async def reset(request: Request, caller: Caller, product_key: str, device_name:
 async def add(request: Request, caller: Caller, body: NewAuthority) -> AuthorityView:
     """Take certificates of this authority from devices; up to four at once, so that one can take over from another."""
     changes: Changes = request.app.state.changes
-    added = await _change(request, caller, lambda work, _: add_authority(work, body.pem))
+    added = await _change(request, caller, "add_authority", "certificate-authorities", lambda work, _: add_authority(work, body.pem))
     await changes.authorities_changed()
     return _view(added)
 
@@ -166,6 +189,7 @@ def list_all(request: Request, caller: Caller, limit: Limit = 100, cursor: Curso
 async def retire(request: Request, caller: Caller, number: int) -> None:
     """Take certificates of this authority no more; sessions that rest on one end."""
     changes: Changes = request.app.state.changes
-    if not await _change(request, caller, lambda work, _: retire_authority(work, number)):
+    subject = "certificate-authorities"
+    if not await _change(request, caller, "retire_authority", subject, lambda work, _: retire_authority(work, number), number=number):
         raise not_found(f"Certificate authority {number}")
     await changes.authorities_changed()

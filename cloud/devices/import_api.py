@@ -70,7 +70,7 @@ async def import_all(request: Request, caller: Caller, product_key: str) -> Impo
             rows: list[NewRow] = read_rows(body.decode())
         except UnicodeDecodeError as error:
             raise Refused(Reason.BAD_ENVELOPE, f"the body is not UTF-8 at byte {error.start}: save the file as UTF-8") from error
-        return [_row(result) for result in import_devices(database, vault, caller.tenant_id, product_key, rows)]
+        return [_row(result) for result in import_devices(database, vault, caller.tenant_id, product_key, rows, caller.key_name)]
 
     if not await asyncio.to_thread(known):
         raise not_found(f"Product {product_key}")

@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from cloud.devices.model import check_device_name, secret_context
 from cloud.devices.registry import site_id
 from cloud.devices.tables import DeviceRow
+from cloud.foundation.audit import record
 from cloud.foundation.clock import now_ms
 from cloud.foundation.db import Database, DatabaseAway, UnitOfWork, is_duplicate
 from cloud.foundation.vault import Vault
@@ -97,7 +98,9 @@ def read_rows(text: str, most: int = MOST_ROWS) -> list[NewRow]:
     return rows
 
 
-def import_devices(database: Database, vault: Vault, tenant_id: int, product_key: str, rows: Sequence[NewRow]) -> Iterator[Result]:
+def import_devices(
+    database: Database, vault: Vault, tenant_id: int, product_key: str, rows: Sequence[NewRow], actor: str
+) -> Iterator[Result]:
     """Enter the devices, `TOGETHER` at a time; a result for each row, in order. Once the database is away the rest is not tried."""
     names: set[str] = set()
     for start in range(0, len(rows), TOGETHER):
@@ -106,6 +109,9 @@ def import_devices(database: Database, vault: Vault, tenant_id: int, product_key
         try:
             with database.unit_of_work(tenant_id) as work:
                 results = _enter(work, vault, product_key, chunk, checked)
+                for result in results:
+                    if result.outcome is Outcome.CREATED:
+                        record(work.session, tenant_id, actor, "import", f"{product_key}/{result.device_name}")
                 work.commit()
         except DatabaseAway:
             detail = "the database did not answer: send this row again"

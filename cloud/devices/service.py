@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Table, and_, or_, select, tuple_, update
+from sqlalchemy import Row, Table, and_, case, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from cloud.devices.identity import identities
@@ -209,7 +209,10 @@ def reset_presence(session: Session, time_ms: int, epoch: int) -> None:
 
 
 def complete_commands(session: Session, replies: Iterable[CommandReply]) -> None:
-    """Note the devices' answers. Only the device asked, or the gateway it was asked through, can answer, and only once."""
+    """Note the devices' answers. Only the device asked, or the gateway it was asked through, can answer, and only once.
+
+    One that comes too late is noted too, and its command stays expired: whoever asked was told so.
+    """
     for reply in replies:
         if not (reply.command_id.isascii() and reply.command_id.isdigit() and len(reply.command_id) <= 10):
             continue  # an id that we never gave
@@ -221,6 +224,11 @@ def complete_commands(session: Session, replies: Iterable[CommandReply]) -> None
                 CommandRow.state.in_((CommandState.SENT, CommandState.QUEUED)),
                 or_(CommandRow.device_id == reply.from_device, CommandRow.via == reply.from_device),
             )
-            .values(state=str(state), code=reply.code, reply=msgspec.json.encode(reply.data).decode(), finished_ms=reply.time_ms)
+            .values(
+                state=case((CommandRow.expires_ms < reply.time_ms, str(CommandState.EXPIRED)), else_=str(state)),
+                code=reply.code,
+                reply=msgspec.json.encode(reply.data).decode(),
+                finished_ms=reply.time_ms,
+            )
             .execution_options(synchronize_session=False)
         )

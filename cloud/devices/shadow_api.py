@@ -2,12 +2,13 @@
 
 import asyncio
 import secrets
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from cloud.devices.commands import SET_METHOD, create_command, order_of
+from cloud.devices.commands import SET_METHOD, create_command, fail_command, order_of
 from cloud.devices.device_log import log_mode, log_of, set_log_mode
 from cloud.devices.model import COMMAND_TTL_MS, CommandState, Device, Order, Route, Shadow
 from cloud.devices.ports import Downlink, Sessions
@@ -28,6 +29,7 @@ from protocols.alink.messages import encode_command
 from protocols.alink.shadow import MOST_ATTRIBUTES, shadow_content
 from protocols.alink.topics import Kind, Topic
 from protocols.errors import Reason, Refused, TryAgain
+from protocols.thing.raw_bytes import sets
 from protocols.thing.raw_table import RawTable
 
 router = APIRouter(prefix="/v1/devices/{product_key}/{device_name}", tags=["shadow"])
@@ -142,7 +144,7 @@ async def change(request: Request, caller: Caller, product_key: str, device_name
     """
     shadow, device, order = await asyncio.to_thread(_change, request, caller, product_key, device_name, body)
     if device.online:
-        await _tell(request, device, shadow, order)
+        await _tell(request, caller, device, shadow, order)
     return _view(shadow)
 
 
@@ -171,30 +173,41 @@ def _change(
         delta = {name: value for name, value in delta_of(shadow).items() if name in wanted}
         route = find_route(work, device, lease_held=sessions.lease_held()) if delta and not shadow.spoken else None
         if route is not None:
-            order = _set_order(work, route, delta, caller.key_name, product.thing_model.raw_table)
+            table = product.thing_model.raw_table
+            whole = table is not None and bool(table.down) and not sets(table, delta)  # a part of what was asked may have no bytes
+            order = _set_order(work, route, wanted if whole else delta, caller.key_name, table)
         record(work.session, caller.tenant_id, caller.key_name, "desire", f"{product_key}/{device_name}", changes)
         work.commit()
     return shadow, device, order
 
 
-def _set_order(work: UnitOfWork, route: Route, delta: dict[str, object], by: str, table: RawTable | None) -> Order:
+def _set_order(work: UnitOfWork, route: Route, values: Mapping[str, object], by: str, table: RawTable | None) -> Order:
     state = CommandState.SENT
-    command = create_command(work, route, SET_METHOD, delta, ttl_ms=COMMAND_TTL_MS, state=state, requested_by=by, table=table)
+    command = create_command(work, route, SET_METHOD, values, ttl_ms=COMMAND_TTL_MS, state=state, requested_by=by, table=table)
     return order_of(work, command, route)
 
 
-async def _tell(request: Request, device: Device, shadow: Shadow, order: Order | None) -> None:
+async def _tell(request: Request, caller: Principal, device: Device, shadow: Shadow, order: Order | None) -> None:
     """What does not arrive is asked for by the device; the shadow says what is still to do."""
     downlink: Downlink = request.app.state.downlink
     try:
         if order is not None:
-            await downlink.deliver_command(order)
+            if not await downlink.deliver_command(order):
+                await asyncio.to_thread(_not_told, request, caller, order)
         elif shadow.spoken:
             payload = shadow_content(document_of(shadow), now_ms(), method="control")
             key = (device.product_key, device.device_name)
             await downlink.deliver_message(key, str(Topic(Kind.SHADOW_GET, *key)), payload)
     except TryAgain as error:
         get_logger().warning("shadow.not_told", device=f"{device.product_key}/{device.device_name}", error=str(error))
+
+
+def _not_told(request: Request, caller: Principal, order: Order) -> None:
+    """No session took the property set: it ends here, what is desired stays."""
+    database: Database = request.app.state.database
+    with database.unit_of_work(caller.tenant_id) as work:
+        fail_command(work, order.command_id)
+        work.commit()
 
 
 @router.get("/tags", operation_id="get_tags")
@@ -219,6 +232,7 @@ def change_tags(request: Request, caller: Caller, product_key: str, device_name:
         delete_tags(work.session, device.device_id, [key for key, value in body.tags.items() if value is None])
         wanted = {key: value for key, value in body.tags.items() if value is not None}
         set_tags(work.session, device.device_id, wanted, "api", now_ms())
+        record(work.session, caller.tenant_id, caller.key_name, "set_tags", f"{product_key}/{device_name}", {"tags": body.tags})
         work.commit()
         return _tags(work, device)
 

@@ -8,9 +8,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cloud.foundation.db import is_duplicate
 from cloud.foundation.logs import get_logger
 from cloud.foundation.problems import TYPE, Problem
 from protocols.errors import Refused, TryAgain
@@ -106,6 +108,14 @@ def install(app: FastAPI, larger: Mapping[str, int] = MappingProxyType({})) -> N
     def _try_again(request: Request, error: TryAgain) -> JSONResponse:
         get_logger().warning("api.unavailable", path=request.url.path, error=str(error))
         detail = "A part of the platform is busy or restarting; send the same request again in a second."
+        return _answer(Problem(503, "try-again", detail, headers={"Retry-After": "1"}))
+
+    @app.exception_handler(IntegrityError)
+    def _raced(request: Request, error: IntegrityError) -> JSONResponse:
+        if not is_duplicate(error):
+            return _bug(request, error)
+        get_logger().warning("api.raced", path=request.url.path, error=str(error.orig))
+        detail = "Another request entered the same at the same moment, and nothing of this one was kept; send it again."
         return _answer(Problem(503, "try-again", detail, headers={"Retry-After": "1"}))
 
     @app.exception_handler(RequestValidationError)

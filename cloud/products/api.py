@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from cloud.foundation.audit import record
 from cloud.foundation.db import Database
 from cloud.foundation.etags import IfMatch, IfNoneMatch, body_tag, revision_tag
 from cloud.foundation.idempotency import Once
@@ -105,6 +106,7 @@ def create(request: Request, caller: Caller, body: NewProduct, once: Once) -> Re
             by=caller.key_name,
             product_key=body.product_key,
         )
+        record(work.session, caller.tenant_id, caller.key_name, "create_product", product.product_key, {"name": body.name})
         return once.commit(work, product_view(product), 201, {"ETag": _tag(product)})
 
 
@@ -142,6 +144,7 @@ def change(request: Request, caller: Caller, product_key: str, body: ProductChan
         if product is None:
             raise not_found(f"Product {product_key}")
         based.check(revision_tag(product_key, product.revision - 1))  # as it was: this change counted one on
+        record(work.session, caller.tenant_id, caller.key_name, "change_product", product_key, body.model_dump(exclude_none=True))
         return once.commit(work, product_view(product), headers={"ETag": _tag(product)})
 
 
@@ -159,6 +162,7 @@ async def delete(request: Request, caller: Caller, product_key: str, based: IfMa
                 return False
             based.check(_tag(product))
             delete_product(work, product_key, uses)
+            record(work.session, caller.tenant_id, caller.key_name, "delete_product", product_key, {"name": product.name})
             work.commit()
         return True
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from cloud.foundation.audit import record
 from cloud.foundation.db import Database, UnitOfWork
 from cloud.foundation.problems import not_found
 from cloud.foundation.vault import Vault
@@ -65,6 +66,7 @@ def change(request: Request, caller: Caller, product_key: str, body: Registratio
     with database.unit_of_work(caller.tenant_id) as work:
         _known(work, product_key)
         changed = set_mode(work, product_key, body.mode)
+        record(work.session, caller.tenant_id, caller.key_name, "set_registration", product_key, {"mode": body.mode})
         work.commit()
     return _view(changed)
 
@@ -77,5 +79,6 @@ def rotate(request: Request, caller: Caller, product_key: str, body: NewProductS
     with database.unit_of_work(caller.tenant_id) as work:
         _known(work, product_key)
         secret = rotate_product_secret(work, vault, product_key, None if body is None else body.product_secret)
+        record(work.session, caller.tenant_id, caller.key_name, "rotate_product_secret", product_key)
         work.commit()
     return ProductSecret(product_secret=secret)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from cloud.foundation.audit import record
 from cloud.foundation.db import Database
 from cloud.foundation.etags import IfMatch, IfNoneMatch, body_tag, revision_tag
 from cloud.foundation.idempotency import Once
@@ -250,6 +251,8 @@ async def publish(request: Request, caller: Caller, product_key: str, body: Publ
             )
             if version is None:
                 raise _no_draft(product_key)
+            detail = {"version": version.number, "accept_breaking": body.accept_breaking}
+            record(work.session, caller.tenant_id, caller.key_name, "publish_version", product_key, detail)
             return once.commit(work, _view(version), headers={"ETag": _tag(version)})
 
     answer = await asyncio.to_thread(carry_out)

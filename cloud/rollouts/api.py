@@ -11,6 +11,7 @@ from cloud.artefacts.model import Kind as ArtefactKind
 from cloud.artefacts.service import Depot, Upload, keep
 from cloud.devices.ports import Downlink
 from cloud.devices.registry import device_ids
+from cloud.foundation.audit import record
 from cloud.foundation.clock import now_ms
 from cloud.foundation.db import Database
 from cloud.foundation.logs import get_logger
@@ -174,6 +175,8 @@ def _finish(
         own_product(work, product_key)  # it may have been deleted while the image came
         artefact = keep(work, ArtefactKind.FIRMWARE, sha256, md5, upload.size)
         firmware = create_firmware(work, artefact, product_key, module, version, method, is_diff=is_diff, note=note)
+        detail = {"product_key": product_key, "module": module, "version": version, "sha256": sha256}
+        record(work.session, caller.tenant_id, caller.key_name, "create_firmware", f"firmware/{firmware.firmware_id}", detail)
         work.commit()
     return firmware
 
@@ -209,6 +212,7 @@ def remove(request: Request, caller: Caller, firmware_id: int) -> None:
     _found(request, caller, firmware_id)
     with database.unit_of_work(caller.tenant_id) as work:
         delete_firmware(work, firmware_id)
+        record(work.session, caller.tenant_id, caller.key_name, "delete_firmware", f"firmware/{firmware_id}")
         work.commit()
 
 
@@ -230,6 +234,8 @@ def _offer(request: Request, caller: Principal, firmware: Firmware, names: list[
     database: Database = request.app.state.database
     with database.unit_of_work(caller.tenant_id) as work:
         result = offer_to(work, firmware, list(dict.fromkeys(names)))
+        detail = {"devices": len(result[0]), "unknown": len(result[1])}
+        record(work.session, caller.tenant_id, caller.key_name, "offer_firmware", f"firmware/{firmware.firmware_id}", detail)
         work.commit()
     return result
 
@@ -271,6 +277,8 @@ def cancel(request: Request, caller: Caller, firmware_id: int, device_name: str)
         found = device_ids(work, firmware.product_key, [device_name])
         if device_name not in found or not cancel_offer(work, firmware_id, found[device_name]):
             raise Problem(404, "no-open-offer", f"Firmware {firmware_id} is not offered to {device_name} now.")
+        detail = {"device_name": device_name}
+        record(work.session, caller.tenant_id, caller.key_name, "cancel_offer", f"firmware/{firmware_id}", detail)
         work.commit()
 
 

@@ -107,7 +107,8 @@ def delete_firmware(work: UnitOfWork, firmware_id: int) -> None:
 def offer_to(work: UnitOfWork, firmware: Firmware, device_names: Sequence[str]) -> tuple[list[Offer], list[str]]:
     """Offer an image to devices of its product: (the offers, the names that do not exist).
 
-    A device has one open offer for a module: an older one of another version is cancelled. One that failed is offered again.
+    A device has one open offer for a module: an older one of another version is cancelled. One that ended is offered again, one that is
+    open stays as it is.
     """
     ids = device_ids(work, firmware.product_key, device_names)
     now = now_ms()
@@ -125,15 +126,16 @@ def offer_to(work: UnitOfWork, firmware: Firmware, device_names: Sequence[str]) 
             OfferRow.device_id.in_(ids.values()), OfferRow.state.in_(OPEN), OfferRow.firmware_id.in_(same_module.scalar_subquery())
         )
     )
-    for row in older:
-        row.state, row.updated_ms, row.detail = str(OfferState.CANCELLED), now, f"{firmware.version} is offered instead"
+    for one in older:
+        one.state, one.updated_ms, one.detail = str(OfferState.CANCELLED), now, f"{firmware.version} is offered instead"
     runs = _versions(work.session, list(ids.values()), firmware.module)
     offers = []
     for name, device_id in ids.items():
-        row = held.get(device_id) or OfferRow(
-            firmware_id=firmware.firmware_id, device_id=device_id, token=secrets.token_hex(24), created_ms=now, tries=0
-        )
-        there = runs.get(device_id) == firmware.version
+        row, there = held.get(device_id), runs.get(device_id) == firmware.version
+        if row is not None and row.state in OPEN and not there:
+            offers.append(_offer(row, firmware.product_key, name))
+            continue
+        row = row or OfferRow(firmware_id=firmware.firmware_id, device_id=device_id, token=secrets.token_hex(24), created_ms=now, tries=0)
         row.state, row.step, row.detail = str(OfferState.SUCCEEDED if there else OfferState.OFFERED), 0, ""
         row.updated_ms = now
         row.tries += 1

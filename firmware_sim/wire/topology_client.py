@@ -110,8 +110,9 @@ class Topology:
         leaving = [key for key in keys if self.is_in(key)]
         for key in leaving:
             self.sub_devices[key].standing = Standing.REFUSED
-        if leaving:
-            self._ask(Kind.BATCH_LOGOUT, names(leaving), tuple(leaving))
+        for start in range(0, len(leaving), MOST_A_BATCH):
+            part = leaving[start : start + MOST_A_BATCH]
+            self._ask(Kind.BATCH_LOGOUT, names(part), tuple(part))
 
     def log_in(self, keys: Sequence[Key]) -> None:
         """Have them come (again)."""

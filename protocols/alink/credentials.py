@@ -47,7 +47,7 @@ def answers_on_the_topic(client_id: str) -> bool:
     >>> answers_on_the_topic("d|ext=3|"), answers_on_the_topic("d|ext=2|"), answers_on_the_topic("d")
     (True, False, False)
     """
-    option = parse_client_id(client_id).options.get("ext", "0")
+    option = parse_client_id(client_id).options.get("ext", "0") if "ext=" in client_id else "0"
     return option.isascii() and option.isdigit() and len(option) < 10 and int(option) & 1 == 1
 
 

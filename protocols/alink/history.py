@@ -192,13 +192,14 @@ def check_part(model: ThingModel, part: Part, now_ms: int, latest_ms: int) -> Ch
             checked.refused[item.identifier[:64]] = _settled(error)
     for item in part.events:
         try:
-            checked.events.append(Sample(item.identifier, _output(model, item), _time(item, now_ms, latest_ms)))
+            checked.events.append(Sample(item.identifier, _output(model, item, checked.refused), _time(item, now_ms, latest_ms)))
         except Refused as error:
             checked.refused[item.identifier[:64]] = _settled(error)
     return checked
 
 
-def _output(model: ThingModel, item: Item) -> dict[str, Value]:
+def _output(model: ThingModel, item: Item, refused: dict[str, Refused]) -> dict[str, Value]:
+    """An output that does not fit goes to `refused`, as that of an event posted alone; the event itself is no less true."""
     event = model.events.get(item.identifier)
     if event is None:
         raise Refused(Reason.UNKNOWN_EVENT, f"{item.identifier[:64]}: no such event in the thing model")
@@ -206,9 +207,13 @@ def _output(model: ThingModel, item: Item) -> dict[str, Value]:
         raise Refused(Reason.WRONG_TYPE, f"{item.identifier}: an event's value has to be an object")
     output: dict[str, Value] = {}
     for name, value in item.value.items():
-        if name not in event.output:
-            raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{item.identifier}.{name[:64]}: no such output of the event")
-        output[name] = event.output[name].coerce(value, f"{item.identifier}.{name}")
+        where = f"{item.identifier}.{name[:64]}"
+        try:
+            if name not in event.output:
+                raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{where}: no such output of the event")
+            output[name] = event.output[name].coerce(value, where)
+        except Refused as error:
+            refused[where] = _settled(error)
     return output
 
 
@@ -216,8 +221,6 @@ def _time(item: Item, now_ms: int, latest_ms: int) -> int:
     found = item.time
     if found is None:
         return now_ms
-    if isinstance(found, str) and found.isascii() and found.isdigit() and len(found) <= 15:
-        found = int(found)
     if isinstance(found, float) and found.is_integer():
         found = int(found)
     if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found <= LATEST_MS:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from protocols.alink.codes import Code
-from protocols.alink.credentials import ClientId, Connection, parse_client_id, parse_username, signature
+from protocols.alink.credentials import Connection, parse_client_id, parse_username, signature
 from protocols.errors import Reason, Refused
 
 MOST_FIELD: Final = 256
@@ -112,20 +112,22 @@ def bootstrap_answer(host: str, port: int) -> bytes:
     return msgspec.json.encode({"code": Code.DONE, "data": {"resources": {"mqtt": {"host": host, "port": port}}}, "message": "success"})
 
 
-def auth_type(client_id: ClientId) -> AuthType | None:
+def auth_type(client_id: str) -> AuthType | None:
     """What a CONNECT asks for; None: to be let in by the device's own secret, which is also what an unknown `authType` comes to."""
+    if "authType=" not in client_id:  # as nearly all of them
+        return None
     try:
-        return AuthType(client_id.options.get("authType", "").lower())
+        return AuthType(parse_client_id(client_id).options.get("authType", "").lower())
     except ValueError:
         return None
 
 
 def claim_of_connect(client_id: str, username: str | None, password: bytes | None) -> Claim | None:
     """The claim that a CONNECT makes, None for one that asks for no registration. Raises RegistrationRefused, code 460."""
-    parsed = parse_client_id(client_id)
-    asked = auth_type(parsed)
+    asked = auth_type(client_id)
     if asked is None or asked is AuthType.CONNWL:
         return None
+    parsed = parse_client_id(client_id)
     try:
         product_key, device_name = parse_username(username)
     except Refused as refused:

@@ -199,7 +199,7 @@ _PARAMS: Mapping[Kind, Read] = {
     Kind.LOGIN: _signed(_typed(dict[str, Any]), lambda found: [found], 1),
     Kind.BATCH_LOGIN: _signed(_typed(_Batch), lambda found: found.deviceList, MOST_A_BATCH, lambda found: found.signMethod),
     Kind.LOGOUT: lambda opened: [_typed(Identity)(opened)],
-    Kind.BATCH_LOGOUT: _pairs,
+    Kind.BATCH_LOGOUT: _typed(list[Identity], most=MOST_A_BATCH),
     Kind.AWSS_MATCH: _typed(Token),
     Kind.AWSS_FOUND: _anything,
     Kind.AWSS_CHECKIN: _anything,

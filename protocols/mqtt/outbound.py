@@ -29,7 +29,7 @@ class Outbound:
         self.packet_maximum = UNBOUNDED
         self.alias_maximum = 0
         self.unsent = 0
-        self._packets: list[bytes] = []
+        self._packets: list[bytes] | None = None  # most of the time nothing waits
         self._aliases: SentAliases | None = None  # made when needed
 
     def take(self) -> bytes:
@@ -38,21 +38,23 @@ class Outbound:
         if not packets:
             return b""
         data = packets[0] if len(packets) == 1 else b"".join(packets)
-        self._packets = []
+        self._packets = None
         self.unsent = 0
         return data
 
     def queue(self, packets: bytes) -> None:
         """Packets that any client takes."""
-        self._packets.append(packets)
+        if self._packets is None:
+            self._packets = [packets]
+        else:
+            self._packets.append(packets)
         self.unsent += len(packets)
 
     def send(self, packet: bytes) -> bool:
         """Queue a packet unless it is larger than the client takes: such a one is dropped (par. 3.1.2.11.4)."""
         if len(packet) > self.packet_maximum:
             return False
-        self._packets.append(packet)
-        self.unsent += len(packet)
+        self.queue(packet)
         return True
 
     def explain(self, packet: ConnAck | Disconnect | PubAck | SubAck | UnsubAck, text: str = "") -> None:

@@ -18,21 +18,20 @@ CLIENTS: Final = 50_000
 class Pace:
     """A bucket of connects for each client, that leaks one every `EVERY_S`."""
 
-    __slots__ = ("_came", "_most")
+    __slots__ = ("_empty", "_most")
 
     def __init__(self, clients: int = CLIENTS) -> None:
         self._most = clients
-        self._came: dict[object, tuple[float, float]] = {}  # client: level, when it was so; the last to come is last
+        self._empty: dict[object, float] = {}  # client: when its bucket will be empty; the last to come is last
 
     def __len__(self) -> int:
-        return len(self._came)
+        return len(self._empty)
 
     def came(self, client: object, now: float) -> float:
         """It comes once more; seconds it has to wait. `now` is monotonic."""
-        level, at = self._came.pop(client, (0.0, now))
-        level = min(MOST, max(0.0, level - (now - at) / EVERY_S) + 1.0)
-        self._came[client] = level, now
-        if len(self._came) > self._most:
-            del self._came[next(iter(self._came))]
+        level = min(MOST, max(0.0, self._empty.pop(client, now) - now) / EVERY_S + 1.0)
+        self._empty[client] = now + level * EVERY_S
+        if len(self._empty) > self._most:
+            del self._empty[next(iter(self._empty))]
         over = math.ceil(level) - BURST
         return 0.0 if over <= 0 else min(LONGEST_S, FIRST_S * 2.0 ** min(over - 1, 16))

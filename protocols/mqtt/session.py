@@ -292,7 +292,7 @@ class ServerSession:
         self.version = self._out.version = packet.version
         self.keepalive_s = packet.keepalive
         self._will = packet.will
-        self._terms = Terms(packet, self.limits)
+        self._terms = Terms.of(packet, self.limits)
         asked = packet.properties  # empty before MQTT 5
         self._out.packet_maximum = asked.maximum_packet_size or UNBOUNDED
         self._out.alias_maximum = min(asked.topic_alias_maximum or 0, self.limits.topic_aliases)
@@ -318,7 +318,7 @@ class ServerSession:
                 self._out.send(encode(UnsubAck(packet.packet_id, reasons), self.version))
             case Disconnect():
                 try:
-                    self._agreed.goodbye(packet.properties.session_expiry_interval)
+                    self._terms = self._agreed.goodbye(packet.properties.session_expiry_interval)
                 except Refused as refused:
                     return self._refuse(refused, events)
                 clean = packet.reason == ReasonCode.SUCCESS  # par. 3.14.4: any other reason keeps the will

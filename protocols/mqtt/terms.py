@@ -1,5 +1,8 @@
 """What a CONNECT asks for and what it is given: bounded by our limits, or declined by name (MQTT 5 par. 3.1.2.11, 3.2.2.3)."""
 
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
 from protocols.mqtt.events import Limits
 from protocols.mqtt.fields import protocol_error
 from protocols.mqtt.packets import MQTT_5, Connect, ConnectCode, ReasonCode
@@ -8,28 +11,32 @@ from protocols.mqtt.properties import Properties
 _FOR_EVER = 0xFFFF_FFFF  # a session expiry of par. 3.1.2.11.2, and what an unclean session of 3.1.1 means
 
 
+@dataclass(frozen=True, slots=True)
 class Terms:
-    """Of one connection. `expiry_s`: how long its session outlives it, `window`: QoS 1 messages it is sent without PUBACK."""
+    """Of a connection. `expiry_s`: how long its session outlives it, `window`: QoS 1 messages it is sent without PUBACK."""
 
-    __slots__ = ("_expiry_asked", "_limits", "clean", "expiry_s", "explains", "nameless", "window")
+    limits: Limits
+    expiry_asked: int
+    expiry_s: int
+    clean: bool
+    nameless: bool
+    window: int
+    explains: bool
 
-    def __init__(self, connect: Connect, limits: Limits) -> None:
+    @classmethod
+    def of(cls, connect: Connect, limits: Limits) -> "Terms":
+        """What this CONNECT comes to; connections that ask for the same share it."""
         asked = connect.properties  # empty before MQTT 5
         before = 0 if connect.clean_start else _FOR_EVER
-        self._limits = limits
-        self._expiry_asked = (asked.session_expiry_interval or 0) if connect.version == MQTT_5 else before
-        self.expiry_s = min(self._expiry_asked, limits.session_s)
-        self.clean = connect.clean_start
-        self.nameless = not connect.client_id
-        self.window = min(limits.in_flight, asked.receive_maximum or limits.in_flight)
-        self.explains = asked.request_problem_information != 0  # par. 3.1.2.11.7
+        expiry = (asked.session_expiry_interval or 0) if connect.version == MQTT_5 else before
+        explains = asked.request_problem_information != 0  # par. 3.1.2.11.7
+        return _terms(limits, expiry, connect.clean_start, not connect.client_id, asked.receive_maximum or limits.in_flight, explains)
 
-    def goodbye(self, expiry: int | None) -> None:
+    def goodbye(self, expiry: int | None) -> "Terms":
         """DISCONNECT may change how long the session is kept; raises `Refused` if CONNECT asked for none (par. 3.14.2.2.2)."""
-        if expiry and not self._expiry_asked:
+        if expiry and not self.expiry_asked:
             raise protocol_error("DISCONNECT asks for a session that CONNECT did not ask for")
-        if expiry is not None:
-            self.expiry_s = min(expiry, self._limits.session_s)
+        return self if expiry is None else replace(self, expiry_s=min(expiry, self.limits.session_s))
 
     def told(self, receive_maximum: int | None, server_keepalive: int | None, client_id: str | None) -> Properties:
         """What CONNACK says to an MQTT 5 client; `client_id` is for one that has none."""
@@ -38,13 +45,18 @@ class Terms:
             receive_maximum=receive_maximum,
             maximum_qos=1,
             retain_available=0,
-            maximum_packet_size=self._limits.packet_bytes,
+            maximum_packet_size=self.limits.packet_bytes,
             assigned_client_identifier=client_id if self.nameless else None,
-            topic_alias_maximum=self._limits.topic_aliases or None,
+            topic_alias_maximum=self.limits.topic_aliases or None,
             subscription_identifier_available=0,
             shared_subscription_available=0,
             server_keep_alive=server_keepalive,
         )
+
+
+@lru_cache(maxsize=256)
+def _terms(limits: Limits, expiry: int, clean: bool, nameless: bool, window: int, explains: bool) -> Terms:
+    return Terms(limits, expiry, min(expiry, limits.session_s), clean, nameless, min(limits.in_flight, window), explains)
 
 
 def declined(connect: Connect) -> tuple[int, str] | None:

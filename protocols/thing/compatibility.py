@@ -89,7 +89,7 @@ def compare(old: ThingModel, new: ThingModel) -> tuple[Change, ...]:
     return (
         *_entries("properties", ("property", "属性"), old.properties, new.properties, _ALL, _property),
         *_entries("events", ("event", "事件"), old.events, new.events, _ALL, _event),
-        *_entries("services", ("service", "服务"), old.services, new.services, _READERS, _services(old, new)),
+        *_entries("services", ("service", "服务"), old.services, new.services, _READERS, _service),
     )
 
 
@@ -143,38 +143,17 @@ def _event(path: str, old: Event, new: Event) -> Iterator[Change]:
     yield from _arguments(f"{path}.outputData", old.output, new.output, _OUTPUT, ("output", "输出参数"))
 
 
-def _services(old: ThingModel, new: ThingModel) -> Callable[[str, Service, Service], Iterator[Change]]:
-    needed_before, needed_after = required_inputs(old), required_inputs(new)
-
-    def compared(path: str, before: Service, after: Service) -> Iterator[Change]:
-        if before.call_type != after.call_type:
-            en = f"Its call type goes from {before.call_type} to {after.call_type}: callers wait otherwise, and devices answer otherwise."
-            zh = f"调用方式由 {before.call_type} 变为 {after.call_type}：调用方的等待方式与设备的应答方式随之改变。"
-            yield Change(Kind.CALL_TYPE_CHANGED, f"{path}.callType", en, zh, _ALL)
-        yield from _arguments(f"{path}.inputData", before.input, after.input, _INPUT, ("input", "输入参数"))
-        for name in after.input:
-            key = (after.identifier, name)
-            if (key in needed_before) != (key in needed_after) and (name in before.input or key in needed_after):
-                yield _required(f"{path}.inputData.{name}.required", key in needed_after, _READERS)
-        yield from _arguments(f"{path}.outputData", before.output, after.output, _OUTPUT, ("output", "输出参数"))
-
-    return compared
-
-
-def required_inputs(model: ThingModel) -> frozenset[tuple[str, str]]:
-    """(service, input) of the inputs that say `"required": true`; Alink's own documents leave the word out, and none is required."""
-    blocks = model.document.get("functionBlocks")
-    roots: list[tuple[str, object]] = [("", model.document)]
-    roots += [(f"{block['functionBlockId']}:", block) for block in blocks] if isinstance(blocks, list) else []
-    return frozenset(
-        (prefix + service["identifier"], argument["identifier"])
-        for prefix, root in roots
-        if isinstance(root, dict)
-        for service in root.get("services", [])
-        if prefix + service["identifier"] in model.services
-        for argument in service.get("inputData", [])
-        if argument.get("required") is True
-    )
+def _service(path: str, old: Service, new: Service) -> Iterator[Change]:
+    if old.call_type != new.call_type:
+        en = f"Its call type goes from {old.call_type} to {new.call_type}: callers wait otherwise, and devices answer otherwise."
+        zh = f"调用方式由 {old.call_type} 变为 {new.call_type}：调用方的等待方式与设备的应答方式随之改变。"
+        yield Change(Kind.CALL_TYPE_CHANGED, f"{path}.callType", en, zh, _ALL)
+    yield from _arguments(f"{path}.inputData", old.input, new.input, _INPUT, ("input", "输入参数"))
+    for name in new.input:
+        before, after = name in old.required, name in new.required
+        if before != after and (name in old.input or after):
+            yield _required(f"{path}.inputData.{name}.required", after, _READERS)
+    yield from _arguments(f"{path}.outputData", old.output, new.output, _OUTPUT, ("output", "输出参数"))
 
 
 def _required(path: str, required: bool, breaks: tuple[Breaks, ...]) -> Change:

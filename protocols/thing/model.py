@@ -65,7 +65,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One service; `call_type` is "sync" or "async". `input_names` and `output_names` hold the names of its arguments by language."""
+    """One service; `call_type` is "sync" or "async". `input_names` and `output_names` hold the names of its arguments by language.
+
+    `required`: the inputs that say `"required": true`; the vendor's own documents leave the word out, and none of theirs is.
+    """
 
     identifier: str
     name: str
@@ -75,6 +78,7 @@ class Service:
     names: Names = field(default_factory=dict)
     input_names: Mapping[str, Names] = field(default_factory=dict)
     output_names: Mapping[str, Names] = field(default_factory=dict)
+    required: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -105,7 +109,7 @@ class ThingModel:
         return values
 
     def coerce_input(self, service: str, params: Mapping[str, object]) -> dict[str, Value]:
-        """The input of a service, coerced; every argument has to be there.
+        """The input of a service, coerced; what the model requires has to be there.
 
         Raises `Refused` (UNKNOWN_IDENTIFIER, MISSING_PARAMETER, or the type's) naming what is wrong.
         """
@@ -115,9 +119,9 @@ class ThingModel:
         for name in params:
             if name not in found.input:
                 raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{service}.{name[:64]}: no such input of the service")
-        if missing := [name for name in found.input if name not in params]:
+        if missing := [name for name in found.input if name in found.required and name not in params]:
             raise Refused(Reason.MISSING_PARAMETER, f"{service}: give a value for {', '.join(missing)}")
-        return {name: data_type.coerce(params[name], f"{service}.{name}") for name, data_type in found.input.items()}
+        return {name: kind.coerce(params[name], f"{service}.{name}") for name, kind in found.input.items() if name in params}
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, ThingModel) and self.document == other.document)
@@ -224,6 +228,11 @@ def _service(entry: Mapping[str, object], path: str, identifier: str) -> Service
         names=_names(entry, path),
         input_names=_argument_names(entry, path, "inputData"),
         output_names=_argument_names(entry, path, "outputData"),
+        required=frozenset(
+            str(argument["identifier"])
+            for argument in _list(entry.get("inputData", []), path)
+            if isinstance(argument, dict) and argument.get("required") is True
+        ),
     )
 
 

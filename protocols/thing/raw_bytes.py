@@ -1,7 +1,7 @@
 """Raw bytes by the table of a product: read into values, and made of them. Pure."""
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from functools import lru_cache
 
@@ -94,12 +94,17 @@ def _scaled(raw: Number, field: Field) -> Number:
     return float(Decimal(int(raw)) * Decimal(repr(field.scale)) + Decimal(repr(field.base)))
 
 
+def sets(table: RawTable, identifiers: Collection[str]) -> bool:
+    """Whether a message sets exactly these properties."""
+    return any({field.identifier for field in one.fields} == set(identifiers) for one in table.down)
+
+
 def encode(table: RawTable, values: Mapping[str, object], command_id: int) -> bytes:
     """The bytes that set these properties, coerced before. Raises `Refused(BAD_RAW)` naming the field, or what can be set together."""
     message = next((one for one in table.down if {field.identifier for field in one.fields} == values.keys()), None)
     if message is None:
-        sets = "; ".join(", ".join(field.identifier for field in one.fields) for one in table.down[:8])
-        raise _unfit(f"the table has no message that sets {', '.join(values)}; it sets: {sets or 'nothing'}")
+        known = "; ".join(", ".join(field.identifier for field in one.fields) for one in table.down[:8])
+        raise _unfit(f"the table has no message that sets {', '.join(values)}; it sets: {known or 'nothing'}")
     data = bytearray(bytes.fromhex(message.prefix).ljust(length_of(message), b"\0"))
     for field in message.fields:
         _write(table, field, values[field.identifier], data)

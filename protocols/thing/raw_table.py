@@ -155,6 +155,8 @@ def parse_raw_table(
             raise _bad(f"{where}.event", "only a message of kind event has one")
         if message.kind == "reply" and (message.id is None or message.id.type != "u32" or message.id.values):
             raise _bad(f"{where}.id", "an answer needs the command's id: a u32 without `values`")
+        if message.kind == "reply" and message.fields:
+            raise _bad(f"{where}.fields", "an answer carries no properties: the device posts what has changed")
         if message.kind != "reply" and (message.id is not None or message.code is not None):
             raise _bad(f"{where}.id", "only a message of kind reply has an id and a code")
         for number, match in enumerate(message.match):

@@ -216,7 +216,7 @@ def test_authorities_are_bounded_unique_and_retired(database: Database) -> None:
     with database.unit_of_work(TWO) as work:
         assert list_authorities(work, 0, 10) == []
         assert not retire_authority(work, added[0].number)
-    for theirs in (makers[0], Maker.new("CA 1")):
+    for theirs in (makers[0], Maker.new("CA 1"), Maker.new(" ca  1")):  # OpenSSL takes the last for the same name, too
         with database.unit_of_work(TWO) as work, pytest.raises(Problem, match="a subject of its own"):
             add_authority(work, theirs.pem)
     assert {one.fingerprint for one in trusted_authorities(database)} == {one.fingerprint for one in added}
@@ -245,7 +245,7 @@ def test_rows_are_entered_each_by_itself_and_a_file_may_come_again(database: Dat
         NewRow(5, "d1", old, ""),
         NewRow(6, "d6", "", "x" * 129),
     ]
-    first = list(import_devices(database, VAULT, ONE, key, rows))
+    first = list(import_devices(database, VAULT, ONE, key, rows, "key"))
     assert outcomes(first) == [
         ("d1", Outcome.CREATED, None),
         ("d/2", Outcome.ERROR, Fault.BAD_NAME),
@@ -256,7 +256,7 @@ def test_rows_are_entered_each_by_itself_and_a_file_may_come_again(database: Dat
     ]
     assert credentials_for(database, VAULT, [(key, "d1")])[key, "d1"].secret == old.encode()
     assert credentials_for(database, VAULT, [(key, "d4")])[key, "d4"].secret == (first[3].device_secret or "").encode()
-    again = list(import_devices(database, VAULT, ONE, key, [NewRow(1, "d4", "another-secret-0123", ""), rows[0]]))
+    again = list(import_devices(database, VAULT, ONE, key, [NewRow(1, "d4", "another-secret-0123", ""), rows[0]], "key"))
     assert outcomes(again) == [("d4", Outcome.ERROR, Fault.OTHER_SECRET), ("d1", Outcome.EXISTS, None)]
     assert all(result.device_secret is None for result in again)
     with database.reading(ONE) as work:
@@ -269,7 +269,7 @@ def test_rows_are_entered_each_by_itself_and_a_file_may_come_again(database: Dat
 def test_a_name_that_another_tenant_has_taken_fails_alone(database: Database) -> None:
     device_of(database, GATEWAY, "gw-2", tenant=TWO)
     rows = [NewRow(n, f"gw-{n}", "", "") for n in range(1, 4)]
-    results = list(import_devices(database, VAULT, ONE, GATEWAY, rows))
+    results = list(import_devices(database, VAULT, ONE, GATEWAY, rows, "key"))
     assert outcomes(results) == [
         ("gw-1", Outcome.CREATED, None),
         ("gw-2", Outcome.ERROR, Fault.NAME_TAKEN),

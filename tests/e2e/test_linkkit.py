@@ -280,4 +280,4 @@ def test_a_disabled_device_is_gone_within_seconds_and_comes_back_when_it_is_enab
         assert maker.cloud.post(maker.path("disabled", "/enable"), {})["state"] == "activated"
         wait_until(lambda: device.get()["online"], 60, "the SDK came back by itself")
         actions = [line["action"] for line in device.get("/audit")["items"]]
-        assert actions == ["enable", "disable", "activate"]
+        assert actions == ["enable", "disable", "activate", "create"]

@@ -278,6 +278,7 @@ LISTS_OWN = {
     "list_quarantine",
     "count_quarantine",
     "list_authorities",
+    "list_audit",
 }
 MAKES_OWN = {"create_product", "add_authority", "upload_firmware", "create_group"}
 OF_A_RESOURCE: dict[str, object] = {

@@ -96,24 +96,20 @@ async def test_a_life_goes_by_its_table_and_leaves_a_trail(rig: Rig) -> None:
     detail = problem(await stove.post("/enable"), 422, "not-allowed")["detail"]
     assert "retired" in detail
     trail = (await stove.get("/audit"))["items"]
-    moves = ["activate", "claim", "transfer", "disable", "enable", "unclaim", "retire"]
+    moves = ["create", "activate", "claim", "transfer", "disable", "enable", "unclaim", "rename", "retire"]
     assert [line["action"] for line in reversed(trail)] == moves
-    assert [line["actor"] for line in reversed(trail)] == ["device", *["test"] * 6]
-    assert trail[-2]["detail"] == {"from": "activated", "to": "claimed", "site": "home"}
+    assert [line["actor"] for line in reversed(trail)] == ["test", "device", *["test"] * 7]
+    assert trail[-3]["detail"] == {"from": "activated", "to": "claimed", "site": "home"}
     assert len(rig.changes.seen) >= 7, "the other roles heard of each"
-    first = await stove.get("/audit", limit=4)
-    assert [line["action"] for line in (await stove.get("/audit", limit=4, cursor=first["next"]))["items"]] == [
-        "transfer",
-        "claim",
-        "activate",
-    ]
+    first = await stove.get("/audit", limit=5)
+    assert [line["action"] for line in (await stove.get("/audit", limit=5, cursor=first["next"]))["items"]] == moves[3::-1]
 
 
 async def test_a_device_whose_site_is_known_is_claimed_when_it_first_connects(rig: Rig) -> None:
     stove = await Stove.made(rig, "kitchen")
     rig.online(stove.number)
     assert (await stove.get())["state"] == "claimed"
-    assert [line["action"] for line in (await stove.get("/audit"))["items"]] == ["claim", "activate"]
+    assert [line["action"] for line in (await stove.get("/audit"))["items"]] == ["claim", "activate", "create"]
 
 
 async def test_the_shadow_holds_both_sides_and_says_what_is_left_to_do(rig: Rig) -> None:
@@ -162,6 +158,63 @@ async def test_a_device_that_is_there_is_told_what_it_still_has_to_change(rig: R
     assert len(rig.downlink.sent) == 1
     rig.downlink.error = BusAway("lost")
     assert (await stove.patch("/shadow", {"desired": {"Level": 5}})).status_code == 200, "the device asks when it comes"
+
+
+async def test_what_is_desired_of_a_device_whose_session_took_nothing_is_no_command_on_its_way(rig: Rig) -> None:
+    stove = await Stove.made(rig)
+    rig.online(stove.number)
+    rig.downlink.takes = False
+    assert (await stove.patch("/shadow", {"desired": {"Level": 5}})).json()["delta"] == {"Level": 5}
+    (order,) = rig.downlink.sent
+    assert (await stove.command(order.command_id))["state"] == "failed"
+
+
+async def test_every_deed_of_people_has_its_line_in_the_audit_trail(rig: Rig) -> None:
+    stove = await Stove.made(rig)
+    key, device, one = stove.product_key, "/".join(stove.key), rig.one
+    image = rig.created(await one.post("/v1/firmware", params={"product_key": key, "version": "2.0.0"}, content=b"x"))["firmware_id"]
+    secret = rig.created(await one.post(f"{stove.path}/secret", json={"grace_s": 60}))["device_secret"]
+    product_secret = rig.created(await one.post(f"/v1/products/{key}/registration/secret"))["product_secret"]
+    for method, path, body in (
+        ("PATCH", stove.path, {"nickname": "Ours"}),
+        ("PATCH", f"{stove.path}/tags", {"tags": {"room": "hall"}}),
+        ("PUT", f"{stove.path}/identity", {"accepts": "certificate"}),
+        ("DELETE", f"{stove.path}/registration", None),
+        ("PATCH", f"/v1/products/{key}", {"name": "Hob"}),
+        ("PUT", f"/v1/products/{key}/registration", {"mode": "open"}),
+        ("PUT", f"/v1/products/{key}/thing-model/draft", MODEL | {"events": []}),
+        ("POST", f"/v1/products/{key}/thing-model/draft/publish", {}),
+        ("POST", f"/v1/firmware/{image}/offers", {"device_names": ["stove-1"]}),
+        ("DELETE", f"/v1/firmware/{image}/offers/stove-1", None),
+        ("DELETE", f"/v1/firmware/{image}", None),
+    ):
+        assert (await one.request(method, path, json=body)).is_success, path
+    await one.post(f"/v1/products/{key}/devices/import", content=b"device_name,device_secret\ns7,0123456789abcdef\n")
+    trail = (await one.get("/v1/audit")).json()["items"]
+    assert [(line["action"], line["subject"]) for line in reversed(trail)] == [
+        ("create_product", key),
+        ("create", device),
+        ("activate", device),
+        ("create_firmware", f"firmware/{image}"),
+        ("rotate_secret", device),
+        ("rotate_product_secret", key),
+        ("rename", device),
+        ("set_tags", device),
+        ("set_identity", device),
+        ("reset_registration", device),
+        ("change_product", key),
+        ("set_registration", key),
+        ("publish_version", key),
+        ("offer_firmware", f"firmware/{image}"),
+        ("cancel_offer", f"firmware/{image}"),
+        ("delete_firmware", f"firmware/{image}"),
+        ("import", f"{key}/s7"),
+    ]
+    assert {line["actor"] for line in trail if line["action"] != "activate"} == {"test"}
+    assert not any(held in str(trail) for held in (secret, product_secret, "0123456789abcdef")), "no secret is in the trail"
+    only = (await one.get("/v1/audit", params={"subject": f"firmware/{image}"})).json()["items"]
+    assert [line["action"] for line in only] == ["delete_firmware", "cancel_offer", "offer_firmware", "create_firmware"]
+    assert only[-1]["detail"]["version"] == "2.0.0"
 
 
 async def test_tags_are_set_and_deleted_and_bounded(rig: Rig) -> None:
@@ -222,6 +275,19 @@ async def test_a_service_is_called_with_its_input_checked(rig: Rig) -> None:
     problem(await stove.post("/properties/read", ["Nope"]), 422, "unknown-identifier")
     listed = (await stove.get("/commands", limit=2))["items"]
     assert [one["command_id"] for one in listed] == [read, beep]
+
+
+async def test_an_answer_that_comes_too_late_is_shown_and_its_command_stays_expired(rig: Rig) -> None:
+    stove = await Stove.made(rig)
+    rig.online(stove.number)
+    command_id = (await stove.post("/services/Blink", {"times": 3})).json()["command_id"]
+    with rig.database.system() as work:
+        work.session.execute(update(CommandRow).values(expires_ms=5_999))
+        work.commit()
+    for data in ({"done": 3}, {"done": 4}):
+        stove.answered(command_id, data=data)
+    seen = await stove.command(command_id)
+    assert [seen[name] for name in ("state", "code", "reply", "finished")] == ["expired", 200, {"done": 3}, 6_000]
 
 
 async def test_a_caller_may_wait_for_the_end(rig: Rig) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from cloud.rollouts.service import device_progressed
+from protocols.alink.ota import Progress
 from tests.integration.api_rig import Rig, problem
 
 
@@ -14,12 +16,13 @@ class Product:
 
     def __init__(self, rig: Rig, product_key: str) -> None:
         self.rig, self.product_key = rig, product_key
+        self.numbers: dict[str, int] = {}
 
     @classmethod
     async def made(cls, rig: Rig) -> "Product":
         product = cls(rig, await rig.product(rig.one))
         for name in ("d1", "d2"):
-            await rig.device(rig.one, product.product_key, name)
+            product.numbers[name] = await rig.device(rig.one, product.product_key, name)
         return product
 
     async def upload(self, version: str = "2.0.0", image: bytes = b"an image", **more: Any) -> Any:
@@ -82,9 +85,18 @@ async def test_devices_are_offered_an_image_once_and_a_newer_one_takes_its_place
         ("d2", "2.0.0", "SHA256"),
     ]
     problem(await rig.one.delete(f"/v1/firmware/{first}"), 409, "firmware-offered")
+    with rig.database.system() as work:
+        assert device_progressed(work.session, product.numbers["d2"], Progress(module="default", step=40), 5_000)
+        work.commit()
+    again = await product.offer(first, "d2", "d1")
+    assert {one["device_name"]: (one["state"], one["step"], one["tries"]) for one in again["offers"]} == {
+        "d2": ("in_progress", 40, 1),
+        "d1": ("offered", 0, 1),
+    }, "an offer that is open goes on as it was"
+    assert [name for name, _ in product.pushed()] == ["d1"]
     await product.offer(second, "d1")
     assert [(name, offer["signMethod"]) for name, offer in product.pushed()] == [("d1", "Md5")]
-    assert (await product.states(first), await product.states(second)) == ({"d1": "cancelled", "d2": "offered"}, {"d1": "offered"})
+    assert (await product.states(first), await product.states(second)) == ({"d1": "cancelled", "d2": "in_progress"}, {"d1": "offered"})
     assert (await rig.one.delete(f"/v1/firmware/{first}/offers/d2")).status_code == 204
     problem(await rig.one.delete(f"/v1/firmware/{first}/offers/d2"), 404, "no-open-offer")
     assert (await rig.one.delete(f"/v1/firmware/{first}")).status_code == 204

@@ -107,7 +107,7 @@ async def test_a_device_that_is_somebodys_is_not_bound_again_until_it_is_reset(r
     seen = (await rig.one.get(f"/v1/devices/{product_key}/s1")).json()
     assert (seen["state"], seen["site"]) == ("activated", None)
     trail = [(one["action"], one["actor"]) for one in (await rig.one.get(f"/v1/devices/{product_key}/s1/audit")).json()["items"]]
-    assert trail == [("unclaim", "device"), ("claim", "test"), ("activate", "device")]
+    assert trail == [("unclaim", "device"), ("claim", "test"), ("activate", "device"), ("create", "test")]
     reset_again = device.answered(f"/sys/{product_key}/s1/thing/reset", b'{"id":"8","params":{}}')
     assert (len(reset_again.downlinks), reset_again.changes) == (1, [])
     assert (await rig.one.post("/v1/devices/bind", json={**body, "site": "home of Wang"})).json()["site"] == "home of Wang"

@@ -6,7 +6,7 @@ from typing import Any
 from cloud.access.service import downlink_of
 from cloud.devices.delivery import Redelivery
 from cloud.devices.model import CommandReply
-from cloud.devices.service import complete_commands
+from cloud.devices.service import apply_reported, complete_commands
 from protocols.mqtt.codec import PublishRun
 from tests.e2e.platform import Cloud, wait_until
 from tests.integration.access_rig import RawClient
@@ -54,6 +54,22 @@ async def test_what_is_desired_goes_down_as_bytes_too(rig: Rig) -> None:
     (order,) = rig.downlink.sent
     assert order.raw is not None
     assert order.raw[:2] == b"\x05\x03"
+
+
+async def test_what_is_desired_together_goes_down_together_when_the_table_has_no_message_for_a_part(rig: Rig) -> None:
+    fields = [{"identifier": "Level", "offset": 0, "type": "u8"}, {"identifier": "Light", "offset": 1, "type": "u8"}]
+    light = {"identifier": "Light", "name": "Light", "accessMode": "rw", "dataType": {"type": "bool", "specs": {"0": "off", "1": "on"}}}
+    tsl = {"properties": [*TSL["properties"], light], "rawTable": {"down": [{"fields": fields}]}}
+    product_key = str(rig.created(await rig.one.post("/v1/products", json={"name": "Stove", "tsl": tsl}))["product_key"])
+    device = await rig.device(rig.one, product_key, "s1")
+    rig.online(device)
+    with rig.database.system() as work:
+        apply_reported(work.session, {device: {"Light": (1, 5_000)}})
+        work.commit()
+    answer = await rig.one.patch(f"/v1/devices/{product_key}/s1/shadow", json={"desired": {"Level": 3, "Light": 1}})
+    assert answer.json()["delta"] == {"Level": 3}
+    (order,) = rig.downlink.sent
+    assert order.raw == b"\x03\x01"
 
 
 async def test_a_set_that_the_table_has_no_message_for_is_refused_and_leaves_no_command(rig: Rig) -> None:

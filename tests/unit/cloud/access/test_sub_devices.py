@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cloud.access.server import Connection
-from cloud.devices.model import Credentials, SubDevice
+from cloud.devices.model import Credentials, Identity, SubDevice
 from protocols.alink.topology import MOST_ONLINE, sign_identity
+from protocols.errors import TryAgain
 from protocols.mqtt.codec import PublishRun, encode, encode_publish
 from tests.unit.cloud.access.test_server import CONNECT, Rig, Transport, credentials, read, rig
 
@@ -37,9 +39,9 @@ async def logged_in(rig: Rig, *names: str) -> tuple[Connection, Transport]:
     return connection, transport
 
 
-async def run(rig: Rig, known: dict[tuple[str, str], SubDevice]) -> None:
+async def run(rig: Rig, known: dict[tuple[str, str], SubDevice], confirm: Callable[[Sequence[int]], None] = lambda _: None) -> None:
     """Let what was asked be answered."""
-    task = asyncio.create_task(rig.door.subs.run(lambda _keys: known))
+    task = asyncio.create_task(rig.door.subs.run(lambda _keys: known, confirm))
     await asyncio.sleep(0.05)
     task.cancel()
 
@@ -81,3 +83,34 @@ async def test_a_gateway_has_at_most_so_many_sub_devices(rig: Rig) -> None:
     connection.data_received(encode_publish(LOGIN, json.dumps({"id": "1", "params": params}).encode()))
     await run(rig, {("pk", "s2"): sub("s2")})
     assert [answer["code"] for _, answer in messages(transport)] == [428]
+
+
+def registered(name: str) -> SubDevice:
+    known = sub(name)
+    return replace(known, credentials=replace(known.credentials, identity=Identity(unconfirmed=True)))
+
+
+async def test_a_sub_device_that_logs_in_with_what_registration_gave_it_has_used_it(rig: Rig) -> None:
+    connection, transport = await logged_in(rig)
+    told: list[Sequence[int]] = []
+    for secret in ("guessed", SECRET):
+        params = sign_identity("pk", "s1", secret, "pk.s1", "1")
+        connection.data_received(encode_publish(LOGIN, json.dumps({"id": "1", "params": params}).encode()))
+        await run(rig, {("pk", "s1"): registered("s1")}, told.append)
+    assert [answer["code"] for _, answer in messages(transport)] == [6287, 200]
+    assert told == [[1_000]], "whoever guesses uses nothing up"
+
+
+async def test_a_sub_device_is_not_let_in_before_it_is_written_that_it_used_its_registration(rig: Rig) -> None:
+    connection, transport = await logged_in(rig)
+
+    def away(_ids: Sequence[int]) -> None:
+        raise TryAgain("the database is away")
+
+    params = sign_identity("pk", "s1", SECRET, "pk.s1", "1")
+    connection.data_received(encode_publish(LOGIN, json.dumps({"id": "1", "params": params}).encode()))
+    await run(rig, {("pk", "s1"): registered("s1")}, away)
+    ((_, answer),) = messages(transport)
+    assert answer["code"] == 400
+    assert "try again" in answer["message"]
+    assert rig.door.subs.carriers == {}

@@ -79,17 +79,18 @@ def test_what_does_not_fit_is_named_and_the_rest_is_kept() -> None:
         "Nope": {"value": 1},
         "Count": {"value": 1, "time": "x"},
     }
-    events = {"Alarm": {"value": 3}, "Nothing": {"value": {}}, "Probed": {"value": {"other": 1}}}
+    events = {"Alarm": {"value": 3}, "Nothing": {"value": {}}, "Probed": {"value": {"other": 1}, "time": NOW}}
     (part,) = read_history(Kind.BATCH_POST, message({"properties": properties, "events": events})).parts
     checked = check_part(MODEL, part, NOW, NOW + DAY)
     assert [(s.identifier, s.value) for s in checked.properties] == [("Level", 1)]
+    assert [(s.identifier, s.value, s.time) for s in checked.events] == [("Probed", {}, NOW)], "an event is no less true without an output"
     assert {name: refused.reason for name, refused in checked.refused.items()} == {
         "Level": Reason.OUT_OF_RANGE,
         "Nope": Reason.UNKNOWN_IDENTIFIER,
         "Count": Reason.BAD_TIME,
         "Alarm": Reason.WRONG_TYPE,
         "Nothing": Reason.UNKNOWN_EVENT,
-        "Probed": Reason.UNKNOWN_IDENTIFIER,
+        "Probed.other": Reason.UNKNOWN_IDENTIFIER,
     }
     assert set(refused_names({None: checked, ("a1", "sub"): checked})) >= {"Level", "sub.Level"}
 

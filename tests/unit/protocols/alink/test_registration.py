@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.alink.codes import Code
-from protocols.alink.credentials import parse_client_id, signature, verify
+from protocols.alink.credentials import signature, verify
 from protocols.alink.registration import (
     AuthType,
     Claim,
@@ -116,7 +116,7 @@ def test_an_unknown_method_is_6292_and_a_wrong_signature_6600() -> None:
 def test_any_other_connect_asks_for_no_registration() -> None:
     for client_id in ("base", "base|securemode=3|", "base|authType=connwl|", "base|authType=|", "base|authType=other|"):
         assert claim_of_connect(client_id, "dn&pk", b"x") is None
-    assert auth_type(parse_client_id("x|authType=CONNWL|")) is AuthType.CONNWL
+    assert auth_type("x|authType=CONNWL|") is AuthType.CONNWL
 
 
 def test_answers_have_the_shape_that_small_devices_expect() -> None:

@@ -85,6 +85,7 @@ def test_a_request_as_the_sdks_send_it_is_read(kind: Kind) -> None:
         (Kind.LOGIN, [PAIR], 460),
         (Kind.LOGOUT, {"productKey": "a1"}, 6302),
         (Kind.SUB_REGISTER, [PAIR] * 201, 6357),
+        (Kind.BATCH_LOGOUT, [PAIR] * 6, 6357),
         (Kind.AWSS_MATCH, {}, 6302),
     ],
 )

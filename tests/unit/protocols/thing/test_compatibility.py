@@ -176,6 +176,21 @@ def test_a_required_input_that_is_new_breaks_whoever_calls_without_it() -> None:
     assert [(change.kind, change.breaks) for change in changes] == [(Kind.ADDED, ()), (Kind.NOW_REQUIRED, READERS)]
 
 
+def test_a_call_of_before_is_taken_after_a_change_that_breaks_no_application() -> None:
+    new = {"identifier": "level", "dataType": {"type": "date"}}
+    for extra in ({}, {"required": True}):
+        document: Any = copy.deepcopy(STOVE)
+        document["services"][0]["inputData"].append(new | extra)
+        before, after = parse_thing_model(STOVE), parse_thing_model(document)
+        breaks = any(Breaks.APPLICATIONS in change.breaks for change in compare(before, after))
+        assert (before.coerce_input("Start", {"minutes": 5}), breaks) == ({"minutes": 5}, bool(extra))
+        if extra:
+            with pytest.raises(Refused, match="level"):
+                after.coerce_input("Start", {"minutes": 5})
+        else:
+            assert after.coerce_input("Start", {"minutes": 5}) == {"minutes": 5}
+
+
 def test_a_narrowed_range_names_a_value_that_is_refused() -> None:
     (change,) = changed("properties/0/dataType/specs/max", "2000")
     assert change.en == "It takes [0, 2000], it took [0, 3000]: 3000 is refused from now on."

@@ -210,6 +210,10 @@ def _down(**more: Any) -> dict[str, Any]:
         ({"up": [{"kind": "reply", "id": {"offset": 0, "type": "u8"}}]}, "$.rawTable.up[0].id"),
         ({"up": [{"kind": "post", "id": {"offset": 0}}]}, "$.rawTable.up[0].id"),
         (
+            {"up": [{"kind": "reply", "id": {"offset": 0}, "fields": [{"identifier": "mode", "offset": 4, "type": "u8"}]}]},
+            "$.rawTable.up[0].fields",
+        ),
+        (
             {"down": [{"fields": [{"identifier": "serial", "offset": 0, "type": "bytes", "length": 2}]}]},
             "$.rawTable.down[0].fields[0].identifier",
         ),
