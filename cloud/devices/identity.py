@@ -5,13 +5,13 @@ Everything here blocks: asyncio code runs it in a thread.
 
 import enum
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Row, select, update
 
-from cloud.devices.model import Accepts, Identity, secret_context, token_context
+from cloud.devices.model import ONLY_ITS_SECRET, Accepts, Identity, secret_context, token_context
 from cloud.devices.tables import DeviceIdentityRow, DeviceRow
 from cloud.foundation.clock import now_ms
 from cloud.foundation.db import KEYS_A_STATEMENT, Database, UnitOfWork
@@ -42,23 +42,31 @@ class IdentityView:
     registered_ms: int | None
 
 
-def identities(session: Session, vault: Vault, devices: Mapping[int, tuple[str, str]]) -> dict[int, Identity]:
-    """What else than their secrets proves these devices, `{device_id: (product key, device name)}`; most have nothing else."""
-    found, ids, now = dict[int, Identity](), list(devices), now_ms()
-    for start in range(0, len(ids), KEYS_A_STATEMENT):
-        query = select(DeviceIdentityRow).where(DeviceIdentityRow.device_id.in_(ids[start : start + KEYS_A_STATEMENT]))
-        for row in session.scalars(query):
-            key, until = devices[row.device_id], row.previous_until_ms or 0
-            lives = row.sealed_previous is not None and until > now
-            found[row.device_id] = Identity(
-                accepts=Accepts(row.accepts),
-                previous=vault.open(row.sealed_previous or b"", secret_context(*key)) if lives else b"",
-                previous_until_ms=until if lives else 0,
-                token_client_id=row.token_client_id or "",
-                token=b"" if row.sealed_token is None else vault.open(row.sealed_token, token_context(*key)),
-                unconfirmed=row.registration in (RegistrationState.RESET, RegistrationState.GIVEN),
-            )
-    return found
+IDENTITY_COLUMNS: Final = (
+    DeviceIdentityRow.accepts,
+    DeviceIdentityRow.sealed_previous,
+    DeviceIdentityRow.previous_until_ms,
+    DeviceIdentityRow.token_client_id,
+    DeviceIdentityRow.sealed_token,
+    DeviceIdentityRow.registration,
+)
+"""What `read_identity` reads, beside a device's columns; all of it is null for a device that has nothing but its secret, as most."""
+
+
+def read_identity(row: Row[Any], vault: Vault, now: int) -> Identity:
+    """What else than its secret proves the device of this row. Raises Broken (a secret that does not open)."""
+    if row.accepts is None:
+        return ONLY_ITS_SECRET
+    key, until = (row.product_key, row.device_name), row.previous_until_ms or 0
+    lives = row.sealed_previous is not None and until > now
+    return Identity(
+        accepts=Accepts(row.accepts),
+        previous=vault.open(row.sealed_previous or b"", secret_context(*key)) if lives else b"",
+        previous_until_ms=until if lives else 0,
+        token_client_id=row.token_client_id or "",
+        token=b"" if row.sealed_token is None else vault.open(row.sealed_token, token_context(*key)),
+        unconfirmed=row.registration in (RegistrationState.RESET, RegistrationState.GIVEN),
+    )
 
 
 def confirm_devices(database: Database, device_ids: Sequence[int]) -> None:

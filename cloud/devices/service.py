@@ -4,16 +4,15 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, Table, and_, case, or_, select, tuple_, update
+from sqlalchemy import Row, Select, Table, and_, case, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from cloud.devices.identity import identities
+from cloud.devices.identity import IDENTITY_COLUMNS, read_identity
 from cloud.devices.lifecycle import Move, State, moved
 from cloud.devices.model import (
-    ONLY_ITS_SECRET,
     CommandReply,
     CommandState,
     Credentials,
@@ -22,8 +21,9 @@ from cloud.devices.model import (
     SubDevice,
     secret_context,
 )
-from cloud.devices.tables import CommandRow, DeviceRow, PresenceRow, ReportedRow, TopologyRow
+from cloud.devices.tables import CommandRow, DeviceIdentityRow, DeviceRow, PresenceRow, ReportedRow, TopologyRow
 from cloud.foundation.audit import record
+from cloud.foundation.clock import now_ms
 from cloud.foundation.db import KEYS_A_STATEMENT, Database, upsert
 from cloud.foundation.vault import Vault
 from cloud.products.model import GATEWAY
@@ -34,6 +34,7 @@ DeviceKey = tuple[str, str]  # (product key, device name)
 DeviceColumns = Row[int, int, str, str, int | None, bool, bytes]  # as `_device_rows` selects them
 
 _reported: Table = ReportedRow.__table__  # type: ignore[assignment]
+_device: Table = DeviceRow.__table__  # type: ignore[assignment]
 _presence: Table = PresenceRow.__table__  # type: ignore[assignment]
 
 
@@ -45,16 +46,12 @@ def credentials_for(database: Database, vault: Vault, keys: Sequence[DeviceKey])
 
 def credentials_in(session: Session, vault: Vault, keys: Sequence[DeviceKey]) -> dict[DeviceKey, Credentials]:
     """The same within a transaction."""
-    rows = list(_device_rows(session, keys))
-    more = identities(session, vault, {row.id: (row.product_key, row.device_name) for row in rows})
-    return {
-        (row.product_key, row.device_name): Credentials(
-            *_identity(row),
-            secret=vault.open(row.sealed_secret, secret_context(row.product_key, row.device_name)),
-            identity=more.get(row.id, ONLY_ITS_SECRET),
-        )
-        for row in rows
-    }
+    now, found = now_ms(), dict[DeviceKey, Credentials]()
+    columns = _COLUMNS.add_columns(*IDENTITY_COLUMNS).outerjoin(DeviceIdentityRow, DeviceIdentityRow.device_id == DeviceRow.id)
+    for row in _device_rows(session, keys, columns):
+        secret = vault.open(row.sealed_secret, secret_context(row.product_key, row.device_name))
+        found[row.product_key, row.device_name] = Credentials(*_identity(row), secret, read_identity(row, vault, now))
+    return found
 
 
 def sub_devices_for(database: Database, vault: Vault, keys: Sequence[DeviceKey]) -> dict[DeviceKey, SubDevice]:
@@ -122,16 +119,18 @@ def _identity(row: DeviceColumns) -> tuple[int, int, str, str, int | None, bool,
     return row.tenant_id, row.id, row.product_key, row.device_name, row.site_id, row.product_key == GATEWAY, row.enabled
 
 
-def _device_rows(session: Session, keys: Sequence[DeviceKey]) -> Iterator[DeviceColumns]:
-    columns = select(
-        DeviceRow.id,
-        DeviceRow.tenant_id,
-        DeviceRow.product_key,
-        DeviceRow.device_name,
-        DeviceRow.site_id,
-        DeviceRow.enabled,
-        DeviceRow.sealed_secret,
-    )
+_COLUMNS: Final = select(
+    DeviceRow.id,
+    DeviceRow.tenant_id,
+    DeviceRow.product_key,
+    DeviceRow.device_name,
+    DeviceRow.site_id,
+    DeviceRow.enabled,
+    DeviceRow.sealed_secret,
+)
+
+
+def _device_rows(session: Session, keys: Sequence[DeviceKey], columns: Select[*tuple[Any, ...]] = _COLUMNS) -> Iterator[Any]:
     for start in range(0, len(keys), KEYS_A_STATEMENT):
         chunk = keys[start : start + KEYS_A_STATEMENT]
         yield from session.execute(columns.where(tuple_(DeviceRow.product_key, DeviceRow.device_name).in_(chunk)))
@@ -169,9 +168,12 @@ def _activate(session: Session, times: Mapping[int, int]) -> None:
     ids = list(times)
     for start in range(0, len(ids), KEYS_A_STATEMENT):
         chunk = ids[start : start + KEYS_A_STATEMENT]
-        new = select(DeviceRow).where(DeviceRow.id.in_(chunk), DeviceRow.state == State.MANUFACTURED).with_for_update()
-        fresh = session.scalars(new).all()
-        for device in fresh:
+        new = select(_device.c.id).where(_device.c.id.in_(chunk), _device.c.state == State.MANUFACTURED)
+        ids_of_new = session.connection().execute(new).scalars().all()  # none, when all of them come back
+        if not ids_of_new:
+            continue
+        fresh = select(DeviceRow).where(DeviceRow.id.in_(ids_of_new), DeviceRow.state == State.MANUFACTURED).with_for_update()
+        for device in session.scalars(fresh).all():
             subject = f"{device.product_key}/{device.device_name}"
             device.state, device.activated_ms = str(moved(State.MANUFACTURED, None, Move.ACTIVATE)[0]), times[device.id]
             record(session, device.tenant_id, "device", Move.ACTIVATE, subject)

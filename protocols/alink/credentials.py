@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from protocols.errors import Reason, Refused
 
 _DIGESTS = {"hmacmd5": hashlib.md5, "hmacsha1": hashlib.sha1, "hmacsha256": hashlib.sha256}
 _DEFAULT_METHOD = "hmacmd5"  # when the option is absent
+_EXT = re.compile(r"[^|]*\|(?:[^,]*,)*?ext=([0-9]{1,9})(?=[,|]|$)")  # behind the first bar or a comma
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,8 @@ def answers_on_the_topic(client_id: str) -> bool:
     >>> answers_on_the_topic("d|ext=3|"), answers_on_the_topic("d|ext=2|"), answers_on_the_topic("d")
     (True, False, False)
     """
-    option = parse_client_id(client_id).options.get("ext", "0") if "ext=" in client_id else "0"
-    return option.isascii() and option.isdigit() and len(option) < 10 and int(option) & 1 == 1
+    found = _EXT.match(client_id)
+    return found is not None and int(found[1]) & 1 == 1
 
 
 def parse_username(username: str | None) -> tuple[str, str]:
