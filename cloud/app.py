@@ -155,7 +155,7 @@ async def run_access(settings: Settings, listeners: Sequence[socket.socket]) -> 
     from protocols.mqtt.lobby import Bounds
 
     gc.freeze()  # what was imported stays
-    gc.set_threshold(50_000, 20, 20)  # sessions stay too: looking at all of them every 700 objects took a fifth of a reconnect of 10,000
+    gc.set_threshold(20_000, 10, 10)  # sessions stay too: looking at all of them every 700 objects took a fifth of a reconnect of 10,000
     stop = stop_on_signal()
     async with AsyncExitStack() as stack:
         database = Database(settings.database)

@@ -1,6 +1,7 @@
 """Error families, named by what the caller can do next, and the one list of refusal reasons."""
 
 import enum
+from typing import Self
 
 
 class PlatformError(Exception):
@@ -81,3 +82,8 @@ class Refused(PlatformError):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    def settled(self) -> Self:
+        """The error as a value: without the frames that raised it, which would keep what they hold alive in a cycle."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)

@@ -189,12 +189,12 @@ def check_part(model: ThingModel, part: Part, now_ms: int, latest_ms: int) -> Ch
             value = entry.data_type.coerce(item.value, item.identifier)
             checked.properties.append(Sample(item.identifier, value, _time(item, now_ms, latest_ms)))
         except Refused as error:
-            checked.refused[item.identifier[:64]] = _settled(error)
+            checked.refused[item.identifier[:64]] = error.settled()
     for item in part.events:
         try:
             checked.events.append(Sample(item.identifier, _output(model, item, checked.refused), _time(item, now_ms, latest_ms)))
         except Refused as error:
-            checked.refused[item.identifier[:64]] = _settled(error)
+            checked.refused[item.identifier[:64]] = error.settled()
     return checked
 
 
@@ -213,7 +213,7 @@ def _output(model: ThingModel, item: Item, refused: dict[str, Refused]) -> dict[
                 raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{where}: no such output of the event")
             output[name] = event.output[name].coerce(value, where)
         except Refused as error:
-            refused[where] = _settled(error)
+            refused[where] = error.settled()
     return output
 
 
@@ -228,11 +228,6 @@ def _time(item: Item, now_ms: int, latest_ms: int) -> int:
     if found > latest_ms:
         raise Refused(Reason.BAD_TIME, f"{item.identifier[:64]}: the time {found} is more than 24 h ahead")
     return found
-
-
-def _settled(error: Refused) -> Refused:
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
 
 
 def refused_names(checked: Mapping[tuple[str, str] | None, Checked]) -> dict[str, Refused]:

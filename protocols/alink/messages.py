@@ -210,7 +210,7 @@ class PostDecoder:
             except MessageRefused:
                 raise
             except Refused as error:
-                refused[name] = _settled(error)
+                refused[name] = error.settled()
                 continue
             names.append(name)
             times.append(time)
@@ -279,7 +279,7 @@ def decode_event(model: ThingModel, identifier: str, payload: bytes, now_ms: int
         except MessageRefused:
             raise
         except Refused as error:
-            refused[name[:64]] = _settled(error)
+            refused[name[:64]] = error.settled()
     time: int | None = None
     inner = found.get("value")
     # An event with an output named `value` that is an object itself: only the thing model can tell the forms apart.
@@ -300,7 +300,7 @@ def decode_event(model: ThingModel, identifier: str, payload: bytes, now_ms: int
                 raise Refused(Reason.UNKNOWN_IDENTIFIER, f"{name[:64]}: no such output of the event")
             output[name] = data_type.coerce(value, name)
         except Refused as error:
-            refused[name[:64]] = _settled(error)
+            refused[name[:64]] = error.settled()
     return EventPost(opened.id, opened.wants_reply, identifier, output, time, refused or _NOTHING_REFUSED)
 
 
@@ -330,12 +330,6 @@ def _fits(data_type: DataType, value: object) -> bool:
     except Refused:
         return False
     return True
-
-
-def _settled(error: Refused) -> Refused:
-    """`error` as a value: without the frames that raised it, which would keep the payload alive in a cycle."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
 
 
 def decode_request(payload: bytes) -> Request:

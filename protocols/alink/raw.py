@@ -37,7 +37,7 @@ def read_raw(model: ThingModel, payload: bytes) -> RawOutcome:
         try:
             values[name] = types[name].coerce(value, name)
         except Refused as error:
-            refused[name] = error.with_traceback(None)
+            refused[name] = error.settled()
     if found.kind == "event":
         event = EventPost(NO_ID, False, found.event, values, None, refused)
         return RawOutcome(event=event, answer=found.answer)

@@ -122,6 +122,10 @@ def _allow_all(_filter: str) -> bool:
     return True
 
 
+def _allow_none(_filter: str) -> bool:
+    return False
+
+
 def _name(packet: Packet | PublishRun) -> str:
     return "PUBLISH" if isinstance(packet, PublishRun) else type(packet).__name__.upper()
 
@@ -541,7 +545,7 @@ class ServerSession:
             return None
         if self._denial is not None:  # a refusal that waits was first
             return self._deny()
-        self.refusal = refused
+        self.refusal = refused.settled()
         if self._state is _State.NEW and refused.reason is Reason.UNSUPPORTED_VERSION:
             self._out.send(encode(ConnAck(False, ConnectCode.UNSUPPORTED_VERSION)))  # 3.1.1 par. 3.1.2.2
         self._say_goodbye(Disconnect(reason_code(refused.reason) if code is None else code), str(refused))
@@ -554,6 +558,7 @@ class ServerSession:
         self._state = _State.CLOSED
         self._decoder.forget()
         self._will = self._downlink = self._subscriptions = None
+        self.allow_filter = _allow_none  # the owner's may hold the owner, which holds this session: who is gone is to be freed at once
 
     def _leave(self, will: Will | None, clean: bool, cause: Cause) -> Disconnected:
         """What is left of the session; a will waits no longer than it (par. 3.1.3.2.2)."""

@@ -1,6 +1,7 @@
 """One connection of the front door without a socket: bounds, order, takeover, wills. Time is passed in."""
 
 import asyncio
+import gc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,6 +100,28 @@ class Rig:
             for _, data in self.stream.stored
             for row in UplinkBatch.from_bytes(data)
         ]
+
+
+def alive() -> int:
+    return sum(type(one) is Connection for one in gc.get_objects())
+
+
+async def test_a_connection_that_has_ended_is_freed_without_the_garbage_collector(rig: "Rig") -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        for ending in (b"", encode(PingReq()), b"\xff\xff", encode(Disconnect()), encode_publish("/sys/other/dn/x", b"")):
+            connection, transport = rig.open(behind=ending)
+            connection.connection_lost(None)
+            stranger, unknown = rig.connection()
+            stranger.data_received(b"GET / HTTP/1.1\r\n\r\n" if ending else b"")
+            stranger.connection_lost(None)
+        del connection, transport, stranger, unknown
+        await asyncio.sleep(0.05)
+        assert alive() == before
+    finally:
+        gc.enable()
 
 
 @pytest.fixture
