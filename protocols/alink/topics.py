@@ -2,9 +2,10 @@
 
 import enum
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Self
 
 from protocols.errors import Reason, Refused
@@ -259,7 +260,30 @@ _GROUPS = {
     "name": r"(?P<name>[A-Za-z0-9_:]+)",
     "rest": r"(?P<name>[^+#\x00?]+)",
 }
-_PATTERNS = [(kind, re.compile(row.template.format(**_GROUPS))) for kind, row in _GRAMMAR.items()]
+
+
+def _alike(levels: Sequence[str], free: bool) -> tuple[str, int]:
+    """What topics of a template have in common: the first level, unless it is a product key, and how many there are, unless that is free."""
+    first = levels[1] if len(levels) > 1 else ""
+    return ("" if first == "{pk}" else first), (0 if free else len(levels))
+
+
+def _candidates() -> dict[tuple[str, int], list[Kind]]:
+    found = defaultdict[tuple[str, int], list[Kind]](list)
+    for kind, row in _GRAMMAR.items():
+        found[_alike(row.template.split("/"), "{rest}" in row.template)].append(kind)
+    return dict(found)
+
+
+_CANDIDATES = _candidates()
+
+
+@cache
+def _pattern(kind: Kind) -> re.Pattern[str]:
+    """Made when it is first asked for: a gateway needs few of the hundred, and starts within a second."""
+    return re.compile(_GRAMMAR[kind].template.format(**_GROUPS))
+
+
 _METHOD = re.compile(rf"(?:/ext/rrpc/{_LEVEL})?/(?:sys|ext/session)/{_LEVEL}/{_LEVEL}/(?P<method>(?:_?thing|combine)/.+)")
 
 # What belongs to a device, by prefix: wider than the grammar, so that an unknown topic of its own is quarantined, not refused.
@@ -307,10 +331,13 @@ class Topic:
     def parse(cls, topic: str) -> Self:
         """Raises `Refused(UNKNOWN_TOPIC)`. A `?...` tail (C SDK over MQTT) is dropped."""
         path = topic.partition("?")[0]
-        for kind, pattern in _PATTERNS:
-            if (found := pattern.fullmatch(path)) and (kind is not Kind.CUSTOM or found["pk"] not in _FAMILIES):
-                parts = found.groupdict()
-                return cls(kind, parts.get("pk", ""), parts.get("dn", ""), parts.get("name", ""), parts.get("mid", ""))
+        levels = path.split("/")
+        alike = _alike(levels, free=False)
+        for bucket in (alike, (alike[0], 0), ("", 0)):
+            for kind in _CANDIDATES.get(bucket, ()):
+                if (found := _pattern(kind).fullmatch(path)) and (kind is not Kind.CUSTOM or found["pk"] not in _FAMILIES):
+                    parts = found.groupdict()
+                    return cls(kind, parts.get("pk", ""), parts.get("dn", ""), parts.get("name", ""), parts.get("mid", ""))
         raise Refused(Reason.UNKNOWN_TOPIC, f"no such topic: {topic[:128]}")
 
     @property
