@@ -263,7 +263,7 @@ _GROUPS = {
 
 
 def _alike(levels: Sequence[str], free: bool) -> tuple[str, int]:
-    """What topics of a template have in common: the first level, unless it is a product key, and how many there are, unless that is free."""
+    """What topics of a template have in common: the first level, unless it is a product key, and how many there are, if that is fixed."""
     first = levels[1] if len(levels) > 1 else ""
     return ("" if first == "{pk}" else first), (0 if free else len(levels))
 
