@@ -24,7 +24,7 @@ def test_a_reading_that_waited_in_the_buffer_says_when_it_was_made_and_when_it_w
     site = Site.build(cloud, tmp_path / "edge", "gw-times", appliances={"one": TSL})
     try:
         site.gateway.start()
-        wait_until(lambda: site.gateway.at_work, 20, "the agent")
+        wait_until(lambda: site.gateway.at_work and site.gateway.edgectl("status")["uplink"]["connected"], 30, "the agent and its link")
         one = TestAppliance(site.front_port, site.keys["one"], "one", site.secrets["one"])
 
         def post(count: int) -> list[int]:

@@ -143,7 +143,17 @@ def test_a_certificate_that_proves_nothing_is_refused_and_counted_with_its_addre
     def details() -> str:
         return "\n".join(str(one["detail"]) for one in held(api, Reason.BAD_CERTIFICATE))
 
-    wait_until(lambda: "was not added" in details() and "has expired" in details(), 20, "what TLS refused is in the quarantine")
+    def counted() -> float:
+        lines = (line.rpartition(" ") for line in api.get("/metrics").text.splitlines())
+        return next(
+            (float(n) for name, _, n in lines if name.startswith("hearthline_access_refused_total") and "bad_certificate" in name), 0
+        )
+
+    before = counted()
+    expired = maker.file(tmp_path, "d1", product_key, days=(-2, -1))
+    assert TlsClient(cloud, "d1", product_key, expired).code() is None
+    wait_until(lambda: counted() > before, 20, "each is counted; the first of an address stands in the quarantine")
+    wait_until(lambda: "was not added" in details(), 20, "what TLS refused is in the quarantine")
     assert all(one["address"].startswith("127.0.0.1:") for one in held(api, Reason.BAD_CERTIFICATE))
     plain = RawClient(cloud.mqtt_port, "d1", product_key=product_key, secret=secret.encode()).open()
     assert api.put(f"/v1/devices/{product_key}/d1/identity", json={"accepts": "certificate"}).json()["accepts"] == "certificate"

@@ -28,7 +28,9 @@ MODEL: dict[str, Any] = {
             "identifier": name,
             "name": name,
             "callType": kind,
-            "inputData": [{"identifier": "times", "name": "Times", "dataType": {"type": "int", "specs": {"min": "1", "max": "9"}}}],
+            "inputData": [
+                {"identifier": "times", "name": "Times", "required": True, "dataType": {"type": "int", "specs": {"min": "1", "max": "9"}}}
+            ],
             "outputData": [],
         }
         for name, kind in (("Blink", "async"), ("Beep", "sync"))
@@ -171,6 +173,7 @@ async def test_what_is_desired_of_a_device_whose_session_took_nothing_is_no_comm
 
 async def test_every_deed_of_people_has_its_line_in_the_audit_trail(rig: Rig) -> None:
     stove = await Stove.made(rig)
+    rig.online(stove.number)
     key, device, one = stove.product_key, "/".join(stove.key), rig.one
     image = rig.created(await one.post("/v1/firmware", params={"product_key": key, "version": "2.0.0"}, content=b"x"))["firmware_id"]
     secret = rig.created(await one.post(f"{stove.path}/secret", json={"grace_s": 60}))["device_secret"]

@@ -153,6 +153,7 @@ def test_the_newest_session_of_a_sub_device_wins_and_the_gateway_that_loses_is_t
     assert (lost["code"], lost["data"]) == (427, pair("s1"))
     gateway.ask("login", login("s1"))
     assert alone.next() is None, "and back again"
+    wait_for(lambda: len(presence(nats)) == 6)
     assert presence(nats)[1:] == [
         ("s1", "OPENED", True),
         ("s1", "CLOSED", True),
