@@ -146,7 +146,7 @@ class SubDevices:
             self._line.append(_Request(gateway, topic, request))
         self._asked.set()
 
-    async def run(self, lookup: SubDeviceLookup, confirm: Callable[[Sequence[int]], None] = lambda _: None) -> None:
+    async def run(self, lookup: SubDeviceLookup, confirm: Callable[[Sequence[int]], None] | None = None) -> None:
         """Answer for ever.
 
         `confirm` is told who came with the secret that registration gave it, before it is let in; it may raise TryAgain.
@@ -162,7 +162,7 @@ class SubDevices:
                 known: Mapping[Key, SubDevice] | None = None
                 try:
                     known = await loop.run_in_executor(thread, lookup, keys) if keys else {}
-                    if fresh := _fresh([one.request for one in now], known):
+                    if confirm is not None and (fresh := _fresh([one.request for one in now], known)):
                         await loop.run_in_executor(thread, confirm, fresh)
                 except TryAgain as error:
                     known = None

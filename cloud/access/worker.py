@@ -146,11 +146,12 @@ async def serve(
     started = msgspec.structs.replace(ACCESS_ITSELF, epoch=door.next_epoch())
     commit.note(Kind.ACCESS_STARTED, session_key(started), now_ms(), PresenceNote("", instance))
     trusted = Authorities(door.trust, authorities, None if tls is None else tls.context)
+    confirm = None if registrar is None else registrar.confirm
     worker = _BusSide(door, bus, credentials, sub_devices, trusted)
     async with asyncio.TaskGroup() as tasks:
         committing = tasks.create_task(commit.run(), name="access.commit")
         tasks.create_task(admission.run(), name="access.admission")
-        tasks.create_task(door.subs.run(sub_devices, *(() if registrar is None else (registrar.confirm,))), name="access.sub_devices")
+        tasks.create_task(door.subs.run(sub_devices, confirm), name="access.sub_devices")
         tasks.create_task(_sweep(door), name="access.sweep")
         tasks.create_task(_lease(door, bus, instance), name="access.lease")
         tasks.create_task(_note_refusals(door, tenants), name="access.refusals")

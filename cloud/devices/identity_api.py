@@ -1,7 +1,7 @@
 """Routes of what proves a device: its secret, what it may show, its registration, and the authorities of its certificates."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Request
@@ -72,9 +72,17 @@ class AuthorityPage(BaseModel):
 
 
 async def _change(
-    request: Request, caller: Principal, action: str, subject: str, change: Callable[[UnitOfWork, Vault], T], **detail: object
+    request: Request,
+    caller: Principal,
+    action: str,
+    subject: str,
+    change: Callable[[UnitOfWork, Vault], T],
+    detail: Callable[[T], Mapping[str, object]] = lambda _: {},
 ) -> T:
-    """Run a change in a unit of work of the caller's tenant, in a thread, and commit it with its line of the audit trail, if it was one."""
+    """Run a change in a unit of work of the caller's tenant, in a thread, and commit it with its line of the audit trail, if it was one.
+
+    `detail` says of its result what the line is to hold; never a secret.
+    """
     database: Database = request.app.state.database
     vault: Vault = request.app.state.vault
 
@@ -82,7 +90,7 @@ async def _change(
         with database.unit_of_work(caller.tenant_id) as work:
             result = change(work, vault)
             if result:
-                record(work.session, caller.tenant_id, caller.key_name, action, subject, detail)
+                record(work.session, caller.tenant_id, caller.key_name, action, subject, detail(result))
             work.commit()
         return result
 
@@ -129,7 +137,7 @@ async def change(request: Request, caller: Caller, product_key: str, device_name
         "set_identity",
         subject,
         lambda work, _: set_accepts(work, product_key, device_name, body.accepts),
-        accepts=body.accepts,
+        lambda _: {"accepts": body.accepts},
     ):
         raise not_found(f"Device {product_key}/{device_name}")
     await changes.registry_changed(product_key, device_name)
@@ -146,7 +154,7 @@ async def rotate(request: Request, caller: Caller, product_key: str, device_name
         "rotate_secret",
         f"{product_key}/{device_name}",
         lambda work, vault: rotate_secret(work, vault, product_key, device_name, body.grace_s),
-        grace_s=body.grace_s,
+        lambda _: {"grace_s": body.grace_s},
     )
     if secret is None:
         raise not_found(f"Device {product_key}/{device_name}")
@@ -171,7 +179,14 @@ async def reset(request: Request, caller: Caller, product_key: str, device_name:
 async def add(request: Request, caller: Caller, body: NewAuthority) -> AuthorityView:
     """Take certificates of this authority from devices; up to four at once, so that one can take over from another."""
     changes: Changes = request.app.state.changes
-    added = await _change(request, caller, "add_authority", "certificate-authorities", lambda work, _: add_authority(work, body.pem))
+    added = await _change(
+        request,
+        caller,
+        "add_authority",
+        "certificate-authorities",
+        lambda work, _: add_authority(work, body.pem),
+        lambda one: {"number": one.number, "subject": one.subject, "fingerprint": one.fingerprint},
+    )
     await changes.authorities_changed()
     return _view(added)
 
@@ -189,7 +204,13 @@ def list_all(request: Request, caller: Caller, limit: Limit = 100, cursor: Curso
 async def retire(request: Request, caller: Caller, number: int) -> None:
     """Take certificates of this authority no more; sessions that rest on one end."""
     changes: Changes = request.app.state.changes
-    subject = "certificate-authorities"
-    if not await _change(request, caller, "retire_authority", subject, lambda work, _: retire_authority(work, number), number=number):
+    if not await _change(
+        request,
+        caller,
+        "retire_authority",
+        "certificate-authorities",
+        lambda work, _: retire_authority(work, number),
+        lambda _: {"number": number},
+    ):
         raise not_found(f"Certificate authority {number}")
     await changes.authorities_changed()

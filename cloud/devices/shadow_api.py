@@ -29,7 +29,7 @@ from protocols.alink.messages import encode_command
 from protocols.alink.shadow import MOST_ATTRIBUTES, shadow_content
 from protocols.alink.topics import Kind, Topic
 from protocols.errors import Reason, Refused, TryAgain
-from protocols.thing.raw_bytes import sets
+from protocols.thing.raw_bytes import message_for
 from protocols.thing.raw_table import RawTable
 
 router = APIRouter(prefix="/v1/devices/{product_key}/{device_name}", tags=["shadow"])
@@ -174,7 +174,9 @@ def _change(
         route = find_route(work, device, lease_held=sessions.lease_held()) if delta and not shadow.spoken else None
         if route is not None:
             table = product.thing_model.raw_table
-            whole = table is not None and bool(table.down) and not sets(table, delta)  # a part of what was asked may have no bytes
+            whole = (
+                table is not None and bool(table.down) and message_for(table, delta) is None
+            )  # a part of what was asked may have no bytes
             order = _set_order(work, route, wanted if whole else delta, caller.key_name, table)
         record(work.session, caller.tenant_id, caller.key_name, "desire", f"{product_key}/{device_name}", changes)
         work.commit()

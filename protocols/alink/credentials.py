@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from protocols.errors import Reason, Refused
 
 _DIGESTS = {"hmacmd5": hashlib.md5, "hmacsha1": hashlib.sha1, "hmacsha256": hashlib.sha256}
 _DEFAULT_METHOD = "hmacmd5"  # when the option is absent
-_EXT = re.compile(r"[^|]*\|(?:[^,]*,)*?ext=([0-9]{1,9})(?=[,|]|$)")  # behind the first bar or a comma
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +33,18 @@ class Connection:
     password: bytes
 
 
+def _cut(text: str) -> tuple[str, list[str]]:
+    """(base, options) of a client id, cut at the first and the last `|` only: the option `sii` may hold one."""
+    base, _, rest = text.partition("|")
+    options = rest.rpartition("|")[0] if "|" in rest else rest
+    return base, options.split(",")
+
+
 def parse_client_id(text: str) -> ClientId:
-    """Cut at the first and the last `|` only: the option `sii` may hold one."""
-    base, bar, rest = text.partition("|")
-    options = rest.rpartition("|")[0] if rest.endswith("|") or "|" in rest else rest
-    pairs = (option.partition("=") for option in options.split(",") if option)
-    return ClientId(base, {key: value for key, _, value in pairs} if bar else {})
+    """Of an option that comes twice the last counts."""
+    base, options = _cut(text)
+    pairs = (option.partition("=") for option in options if option)
+    return ClientId(base, {key: value for key, _, value in pairs})
 
 
 def answers_on_the_topic(client_id: str) -> bool:
@@ -49,8 +53,8 @@ def answers_on_the_topic(client_id: str) -> bool:
     >>> answers_on_the_topic("d|ext=3|"), answers_on_the_topic("d|ext=2|"), answers_on_the_topic("d")
     (True, False, False)
     """
-    found = _EXT.match(client_id)
-    return found is not None and int(found[1]) & 1 == 1
+    option = next((option[4:] for option in reversed(_cut(client_id)[1]) if option == "ext" or option.startswith("ext=")), "0")
+    return option.isascii() and option.isdigit() and len(option) < 10 and int(option) & 1 == 1
 
 
 def parse_username(username: str | None) -> tuple[str, str]:

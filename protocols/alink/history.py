@@ -10,10 +10,11 @@ from typing import Any, Final
 import msgspec
 
 from protocols.alink.envelope import UNREADABLE, OpenedRequest, open_request
+from protocols.alink.messages import read_time
 from protocols.alink.topics import Kind
 from protocols.alink.topology import Identity
 from protocols.errors import Reason, Refused
-from protocols.thing.datatypes import LATEST_MS, StructType, Value
+from protocols.thing.datatypes import StructType, Value
 from protocols.thing.model import ThingModel
 
 MOST_PROPERTIES: Final = 200
@@ -219,15 +220,14 @@ def _output(model: ThingModel, item: Item, refused: dict[str, Refused]) -> dict[
 
 def _time(item: Item, now_ms: int, latest_ms: int) -> int:
     found = item.time
-    if found is None:
-        return now_ms
-    if isinstance(found, float) and found.is_integer():
+    if isinstance(found, str) and found.isascii() and found.isdigit() and len(found) <= 15:
         found = int(found)
-    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found <= LATEST_MS:
-        raise Refused(Reason.BAD_TIME, f"{item.identifier[:64]}: the time has to be UTC milliseconds, years 1970 to 9999")
-    if found > latest_ms:
-        raise Refused(Reason.BAD_TIME, f"{item.identifier[:64]}: the time {found} is more than 24 h ahead")
-    return found
+    time = read_time(found, item.identifier[:64])
+    if time is None:
+        return now_ms
+    if time > latest_ms:
+        raise Refused(Reason.BAD_TIME, f"{item.identifier[:64]}: the time {time} is more than 24 h ahead")
+    return time
 
 
 def refused_names(checked: Mapping[tuple[str, str] | None, Checked]) -> dict[str, Refused]:

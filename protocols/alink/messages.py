@@ -286,7 +286,7 @@ def decode_event(model: ThingModel, identifier: str, payload: bytes, now_ms: int
     bare = "value" in event.output and _fits(event.output["value"], inner)
     if isinstance(inner, dict) and found.keys() <= {"value", "time"} and not bare:
         try:
-            time = _time(found.get("time"), "time")
+            time = read_time(found.get("time"), "time")
         except Refused as error:
             raise opened.refuse(error.reason, str(error)) from error
         if time is not None and now_ms is not None and time > now_ms + AHEAD_MS:
@@ -309,12 +309,12 @@ def _unwrap(found: object, data_type: DataType, name: str) -> tuple[object, int 
     if isinstance(found, dict) and "value" in found:
         inner = found["value"]
         if not isinstance(data_type, StructType) or (isinstance(inner, dict) and found.keys() <= {"value", "time"}):
-            return inner, _time(found.get("time"), name)
+            return inner, read_time(found.get("time"), name)
     return found, None
 
 
-def _time(found: object, name: str) -> int | None:
-    """Raises `Refused(BAD_TIME)`."""
+def read_time(found: object, name: str) -> int | None:
+    """A time of the wire in UTC ms, None for none. Raises `Refused(BAD_TIME)`."""
     if found is None:
         return None
     if isinstance(found, float) and found.is_integer():

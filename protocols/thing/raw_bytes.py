@@ -6,7 +6,20 @@ from decimal import Decimal
 from functools import lru_cache
 
 from protocols.errors import Reason, Refused
-from protocols.thing.raw_table import FORMATS, LONGEST, Field, Match, Number, RawMessage, RawTable, Scalar, UpMessage, Whole, length_of
+from protocols.thing.raw_table import (
+    FORMATS,
+    LONGEST,
+    DownMessage,
+    Field,
+    Match,
+    Number,
+    RawMessage,
+    RawTable,
+    Scalar,
+    UpMessage,
+    Whole,
+    length_of,
+)
 
 
 def decode(table: RawTable, data: bytes) -> RawMessage:
@@ -94,17 +107,17 @@ def _scaled(raw: Number, field: Field) -> Number:
     return float(Decimal(int(raw)) * Decimal(repr(field.scale)) + Decimal(repr(field.base)))
 
 
-def sets(table: RawTable, identifiers: Collection[str]) -> bool:
-    """Whether a message sets exactly these properties."""
-    return any({field.identifier for field in one.fields} == set(identifiers) for one in table.down)
+def message_for(table: RawTable, identifiers: Collection[str]) -> DownMessage | None:
+    """The message that sets exactly these properties."""
+    return next((one for one in table.down if {field.identifier for field in one.fields} == set(identifiers)), None)
 
 
 def encode(table: RawTable, values: Mapping[str, object], command_id: int) -> bytes:
     """The bytes that set these properties, coerced before. Raises `Refused(BAD_RAW)` naming the field, or what can be set together."""
-    message = next((one for one in table.down if {field.identifier for field in one.fields} == values.keys()), None)
+    message = message_for(table, values)
     if message is None:
-        known = "; ".join(", ".join(field.identifier for field in one.fields) for one in table.down[:8])
-        raise _unfit(f"the table has no message that sets {', '.join(values)}; it sets: {known or 'nothing'}")
+        sets = "; ".join(", ".join(field.identifier for field in one.fields) for one in table.down[:8])
+        raise _unfit(f"the table has no message that sets {', '.join(values)}; it sets: {sets or 'nothing'}")
     data = bytearray(bytes.fromhex(message.prefix).ljust(length_of(message), b"\0"))
     for field in message.fields:
         _write(table, field, values[field.identifier], data)

@@ -15,6 +15,7 @@ from cloud.devices.shadow import load_shadow, set_spoken
 from cloud.devices.tables import CommandRow
 from cloud.foundation.bus import BusAway, NobodyAnswers
 from protocols.alink.deviceinfo import LogLine
+from tests.fakes.maker import Maker
 from tests.integration.api_rig import Rig, problem
 
 MODEL: dict[str, Any] = {
@@ -192,6 +193,9 @@ async def test_every_deed_of_people_has_its_line_in_the_audit_trail(rig: Rig) ->
         ("DELETE", f"/v1/firmware/{image}", None),
     ):
         assert (await one.request(method, path, json=body)).is_success, path
+    maker = Maker.new("CA of the trail")
+    authority = rig.created(await one.post("/v1/certificate-authorities", json={"pem": maker.pem}))
+    assert (await one.delete(f"/v1/certificate-authorities/{authority['number']}")).is_success
     await one.post(f"/v1/products/{key}/devices/import", content=b"device_name,device_secret\ns7,0123456789abcdef\n")
     trail = (await one.get("/v1/audit")).json()["items"]
     assert [(line["action"], line["subject"]) for line in reversed(trail)] == [
@@ -211,6 +215,8 @@ async def test_every_deed_of_people_has_its_line_in_the_audit_trail(rig: Rig) ->
         ("offer_firmware", f"firmware/{image}"),
         ("cancel_offer", f"firmware/{image}"),
         ("delete_firmware", f"firmware/{image}"),
+        ("add_authority", "certificate-authorities"),
+        ("retire_authority", "certificate-authorities"),
         ("import", f"{key}/s7"),
     ]
     assert {line["actor"] for line in trail if line["action"] != "activate"} == {"test"}
@@ -218,6 +224,9 @@ async def test_every_deed_of_people_has_its_line_in_the_audit_trail(rig: Rig) ->
     only = (await one.get("/v1/audit", params={"subject": f"firmware/{image}"})).json()["items"]
     assert [line["action"] for line in only] == ["delete_firmware", "cancel_offer", "offer_firmware", "create_firmware"]
     assert only[-1]["detail"]["version"] == "2.0.0"
+    retired, added = (await one.get("/v1/audit", params={"subject": "certificate-authorities"})).json()["items"]
+    assert (added["detail"]["fingerprint"], added["detail"]["number"]) == (authority["fingerprint"], authority["number"])
+    assert retired["detail"] == {"number": authority["number"]}
 
 
 async def test_tags_are_set_and_deleted_and_bounded(rig: Rig) -> None:

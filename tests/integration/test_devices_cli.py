@@ -120,6 +120,14 @@ def test_groups_firmware_configurations_and_jobs_are_made_shown_and_ended(cloud:
     assert b"not JSON" in run(cloud, "job", "create", "x", product_key, "-", "s1", given=b"{").stderr
 
 
+def test_who_did_what_is_shown(cloud: Cloud, product_key: str) -> None:
+    said(cloud, "device", "create", product_key, "a1")
+    lines = said(cloud, "audit", "--of", f"{product_key}/a1")
+    assert [(line["action"], line["subject"], line["actor"]) for line in lines] == [("create", f"{product_key}/a1", "admin")]
+    assert [line["action"] for line in said(cloud, "audit", "--limit", "2")] == ["create", "create_product"]
+    assert b"create_product" in run(cloud, "audit", "--of", product_key).stdout
+
+
 def test_the_likeliest_mistakes_say_what_to_do_next(cloud: Cloud, tmp_path: Path) -> None:
     der = tmp_path / "authority.der"
     der.write_bytes(bytes.fromhex("3082 0222 ff80"))

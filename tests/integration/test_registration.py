@@ -22,8 +22,9 @@ from cloud.foundation.vault import Vault
 from protocols.alink.codes import Code
 from protocols.alink.credentials import Connection, sign, signature
 from protocols.alink.registration import Grant, RegistrationRefused, ask, claim_of_form, show_token, signed_text
+from protocols.alink.topology import sign_identity
 from protocols.errors import Reason
-from protocols.mqtt.codec import Connect, Disconnect, PingReq, PingResp, encode
+from protocols.mqtt.codec import Connect, Disconnect, PingReq, PingResp, PublishRun, encode
 from protocols.mqtt.pace import BURST
 from protocols.mqtt.throttle import FREE
 from tests.e2e.platform import Cloud, wait_until
@@ -122,6 +123,27 @@ def test_a_device_gets_its_secret_over_mqtt_and_connects_with_it(cloud: Cloud, a
     assert (entry["product_key"], entry["device_name"]) == (product.key, "d1")
     assert "6289" in entry["detail"]
     assert "reset its registration" in entry["detail"]
+
+
+def test_a_sub_device_that_logs_in_through_its_gateway_has_used_its_registration(cloud: Cloud, api: httpx.Client) -> None:
+    product = Product(api, "registered_only")
+    secret, gateway_secret = product.enter("s1"), product.enter("gw")
+    fields = ask(product.key, "s1", product.secret, random="4711")
+    assert registered(cloud, fields)[1]["deviceSecret"] == secret
+    body = {"devices": [{"product_key": product.key, "device_name": "s1"}]}
+    assert api.post(f"/v1/devices/{product.key}/gw/topology", json=body).is_success
+    identity = f"/v1/devices/{product.key}/s1/identity"
+    assert api.get(identity).json()["registration"] == "given"
+    gateway = opened(cloud, product.key, "gw", gateway_secret, version=4)
+    params = sign_identity(product.key, "s1", secret, "s1", "1")
+    login = f"/ext/session/{product.key}/gw/combine/login"
+    gateway.publish(msgspec.json.encode({"id": "1", "params": params}), topic=login)
+    while not isinstance(told := gateway.next(20), PublishRun) or told.topic != f"{login}_reply":
+        assert told is not None
+    assert msgspec.json.decode(told.payloads()[0])["code"] == 200
+    assert api.get(identity).json()["registration"] == "connected"
+    assert answer(cloud, fields, "127.0.0.7") == 4, "and it registers no more"
+    gateway.close()
 
 
 async def test_a_device_that_nobody_knows_gets_a_token_and_connects_with_it(cloud: Cloud, api: httpx.Client) -> None:

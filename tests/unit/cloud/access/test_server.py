@@ -102,34 +102,36 @@ class Rig:
         ]
 
 
-def alive() -> int:
-    return sum(type(one) is Connection for one in gc.get_objects())
-
-
-async def test_a_connection_that_has_ended_is_freed_without_the_garbage_collector(rig: "Rig") -> None:
-    gc.collect()
-    gc.disable()
-    try:
-        before = alive()
-        for ending in (b"", encode(PingReq()), b"\xff\xff", encode(Disconnect()), encode_publish("/sys/other/dn/x", b"")):
-            connection, transport = rig.open(behind=ending)
-            connection.connection_lost(None)
-            stranger, unknown = rig.connection()
-            stranger.data_received(b"GET / HTTP/1.1\r\n\r\n" if ending else b"")
-            stranger.connection_lost(None)
-        del connection, transport, stranger, unknown
-        await asyncio.sleep(0.05)
-        assert alive() == before
-    finally:
-        gc.enable()
-
-
 @pytest.fixture
 async def rig() -> Any:
     rig = Rig()
     yield rig
     rig.task.cancel()
     await asyncio.gather(rig.task, return_exceptions=True)
+
+
+def alive() -> int:
+    return sum(type(one) is Connection for one in gc.get_objects())
+
+
+async def test_a_connection_that_has_ended_is_freed_without_the_garbage_collector(rig: Rig) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        for ending in (b"", encode(PingReq()), b"\xff\xff", encode(Disconnect()), encode_publish("/sys/other/dn/x", b"")):
+            connection, transport = rig.open(behind=ending)
+            assert alive() == before + 1, "those of before are gone, and this one is seen"
+            connection.connection_lost(None)
+            stranger, unknown = rig.connection()
+            stranger.data_received(b"GET / HTTP/1.1\r\n\r\n" if ending else b"")
+            stranger.connection_lost(None)
+            del stranger, unknown
+        del connection, transport
+        await asyncio.sleep(0.05)
+        assert alive() == before
+    finally:
+        gc.enable()
 
 
 def credentials(name: str = "dn", *, secret: bytes = b"s", enabled: bool = True) -> Credentials:

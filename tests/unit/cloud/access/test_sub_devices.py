@@ -39,7 +39,7 @@ async def logged_in(rig: Rig, *names: str) -> tuple[Connection, Transport]:
     return connection, transport
 
 
-async def run(rig: Rig, known: dict[tuple[str, str], SubDevice], confirm: Callable[[Sequence[int]], None] = lambda _: None) -> None:
+async def run(rig: Rig, known: dict[tuple[str, str], SubDevice], confirm: Callable[[Sequence[int]], None] | None = None) -> None:
     """Let what was asked be answered."""
     task = asyncio.create_task(rig.door.subs.run(lambda _keys: known, confirm))
     await asyncio.sleep(0.05)

@@ -100,6 +100,18 @@ def test_an_unknown_sign_method_is_refused_when_signing() -> None:
         sign("p1", "d1", "s", method="hmacsha3")
 
 
+client_ids = st.lists(st.sampled_from(["d", "|", ",", "ext", "=", "1", "2", "ext=3", "sii=a", "1234567890", "\u0661"]), max_size=12).map(
+    "".join
+)
+
+
+@given(client_ids)
+def test_where_calls_are_taken_is_what_the_parsed_client_id_says(client_id: str) -> None:
+    said = parse_client_id(client_id).options.get("ext", "0")
+    digits = said.isascii() and said.isdigit() and len(said) < 10
+    assert answers_on_the_topic(client_id) is (digits and int(said) % 2 == 1)
+
+
 @pytest.mark.parametrize(("ext", "on_the_topic"), [(0, False), (1, True), (2, False), (3, True)])
 def test_a_client_says_whether_it_takes_calls_on_their_own_topics(ext: int, on_the_topic: bool) -> None:
     fields = sign("pk", "dn", "s" * 32, ext=ext)

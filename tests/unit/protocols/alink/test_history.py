@@ -95,6 +95,11 @@ def test_what_does_not_fit_is_named_and_the_rest_is_kept() -> None:
     assert set(refused_names({None: checked, ("a1", "sub"): checked})) >= {"Level", "sub.Level"}
 
 
+def test_a_history_may_write_its_times_as_digits_in_quotes() -> None:
+    (part,) = read_history(Kind.BATCH_POST, message({"properties": {"Level": [{"value": 1, "time": str(NOW - 5)}]}})).parts
+    assert [sample.time for sample in check_part(MODEL, part, NOW, NOW + DAY).properties] == [NOW - 5]
+
+
 def test_a_time_more_than_a_day_ahead_is_refused() -> None:
     (part,) = read_history(Kind.BATCH_POST, message({"properties": {"Level": {"value": 1, "time": NOW + DAY + 1}}})).parts
     assert check_part(MODEL, part, NOW, NOW + DAY).refused["Level"].reason is Reason.BAD_TIME
