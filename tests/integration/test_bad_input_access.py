@@ -4,13 +4,9 @@ While each offence goes on, a good device publishes with QoS 1; all of its messa
 """
 
 import asyncio
-import itertools
-import resource
 import socket
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiomqtt
@@ -18,13 +14,9 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from cloud.access.model import Downlink, Kind, UplinkBatch
+from cloud.access.model import Downlink
 from cloud.access.service import send_down
 from cloud.foundation.bus import Bus
-from cloud.ingest.evaluation import Evaluator, open_message
-from cloud.ingest.model import Quarantined, SeriesBook
-from cloud.ingest.registry import Registry
-from cloud.telemetry.model import Position
 from protocols.alink.credentials import sign
 from protocols.edgelink.frame import FrameHeader, encode_frame
 from protocols.edgelink.lanes import Lane
@@ -32,117 +24,15 @@ from protocols.edgelink.topics import uplink_topic
 from protocols.errors import Reason
 from protocols.mqtt.codec import ConnAck, Connect, Disconnect, PubAck, PublishRun, SubAck, Subscribe, encode, encode_publish
 from protocols.mqtt.packets import ReasonCode
-from protocols.mqtt.throttle import FREE
 from tests.fakes.front_door import PRODUCT_KEY, SECRET
-from tests.integration.access_rig import Door, Nats, RawClient, kill_all, wait_for
-from tests.integration.bad_input import BAD_BEGINNINGS, BAD_PACKETS, HOSTS, SAME_IN_5, Good, address, closed, is_open
+from tests.integration.access_rig import wait_for
+from tests.integration.bad_input import BAD_BEGINNINGS, BAD_PACKETS, HOSTS, SAME_IN_5, address, closed
+from tests.integration.offence import OPERATOR, SHORT, Front, offence, refused, running
 
-TENANT, OPERATOR = 1, 9  # of the made-up registry
+TENANT = 1  # of the made-up registry
 UNKNOWN = "no-such-device"
 FOREIGN = f"/sys/{PRODUCT_KEY}/somebody-else/thing/event/property/post"
-SHORT = {"connect_s": 1.0, "packet_s": 1.0, "unread_s": 1.0}
 WORDS = "compare product key, device name and secret"
-
-
-@dataclass
-class Front:
-    """A running front door, and what it says about an offence."""
-
-    nats: Nats
-    door: Door
-    names: Iterator[str] = field(default_factory=lambda: (f"d{n}" for n in itertools.count()))
-
-    def client(self, name: str | None = None, *, version: int = 4, keepalive: int = 60) -> RawClient:
-        """A device of its own, from an address of its own."""
-        return RawClient(self.door.port, name or next(self.names), version=version, keepalive=keepalive, host=next(HOSTS))
-
-    def good(self, name: str) -> Good:
-        return Good(RawClient(self.door.port, name).open(), lambda n: f"{name}:{n}".encode())
-
-    def raw(self, data: bytes = b"") -> socket.socket:
-        """A plain connection from an address of its own."""
-        sock = socket.create_connection(("127.0.0.1", self.door.port), timeout=10, source_address=(next(HOSTS), 0))
-        sock.sendall(data)
-        return sock
-
-    def quarantined(self, after: int) -> list[Quarantined]:
-        """What the door's notes behind a sequence become in the quarantine."""
-        evaluator = Evaluator(Position("s", after), SeriesBook([]), {}, Registry())
-        for seq, data in self.nats.messages(after):
-            evaluator.evaluate(open_message(seq, data))
-        return [entry for entry in evaluator.cut().quarantined if not entry.replayable]
-
-    def published(self, after: int, name: str) -> list[bytes]:
-        """The payloads of a device in the stream, in order."""
-        rows = (row for _, data in self.nats.messages(after) for row in UplinkBatch.from_bytes(data))
-        return [payload for row in rows if row.kind is Kind.PUBLISH and row.session.device_name == name for payload in row.payloads()]
-
-
-@dataclass
-class Offence:
-    """What has to be true around one offence: filled in by the test, judged when it is over."""
-
-    front: Front
-    reason: Reason
-    good: Good
-    after: int
-    before: float
-    entries: list[Quarantined] = field(default_factory=list)
-
-    @property
-    def counted(self) -> int:
-        return int(_refused(self.front, self.reason) - self.before)
-
-    def entry(self, address: str) -> Quarantined:
-        """The entry about who came from `address`."""
-        host = address.rpartition(":")[0] or address
-
-        def found() -> bool:
-            self.entries = [
-                entry
-                for entry in self.front.quarantined(self.after)
-                if entry.reason == self.reason and entry.address.rpartition(":")[0] == host
-            ]
-            return bool(self.entries)
-
-        wait_for(found)
-        (entry,) = self.entries
-        assert entry.count >= 1
-        assert len(entry.detail) > 10
-        assert 0 <= entry.last_ms - entry.received_ms < 60_000
-        assert abs(entry.last_ms / 1000 - time.time()) < 60
-        return entry
-
-
-def _refused(front: Front, reason: Reason) -> float:
-    return front.door.metrics().get(f'hearthline_access_refused_total{{reason="{reason}"}}', 0.0)
-
-
-@contextmanager
-def offence(front: Front, reason: Reason, count: int = 1) -> Iterator[Offence]:
-    """An offence that is counted `count` times, while a good device publishes."""
-    name = next(front.names)
-    good = front.good(name)
-    good.start()
-    good.goes_on(2)
-    seen = Offence(front, reason, good, front.nats.last_sequence(), _refused(front, reason))
-    start = front.nats.last_sequence() - 1_000
-    yield seen
-    good.goes_on()
-    wait_for(lambda: seen.counted >= count)
-    assert seen.counted == count
-    sent = good.finish()
-    assert front.published(max(0, start), name) == sent
-
-
-@contextmanager
-def running(directory: Path, **bounds: float) -> Iterator[Front]:
-    with ExitStack() as stack:
-        nats = Nats(directory)
-        stack.callback(lambda: kill_all([nats.process]))
-        door = Door(nats, directory, **bounds)
-        stack.callback(lambda: kill_all([door.process]))
-        yield Front(nats, door)
 
 
 @pytest.fixture(scope="module")
@@ -498,115 +388,6 @@ def test_a_client_past_its_keepalive(front: Front, version: int) -> None:
         assert (entry.device_name, "keepalive of 1 s" in entry.detail) == (client.device_name, True)
 
 
-# floods
-
-
-@pytest.mark.refusal(Reason.BAD_CREDENTIALS)
-def test_a_flood_of_guesses_is_slowed_and_the_owner_at_the_same_address_gets_in(front: Front) -> None:
-    flood, host = 200, next(HOSTS)
-    with offence(front, Reason.BAD_CREDENTIALS, count=flood) as seen:
-        guesses = [RawClient(front.door.port, "guessed", host=host) for _ in range(flood)]
-        for guess in guesses:
-            guess.sock.sendall(encode(Connect(guess.connect.client_id, guess.connect.username, b"0" * 64)))
-        wait_for(lambda: seen.counted == flood)
-        slowed = guesses[FREE + 10 :]
-        owner = RawClient(front.door.port, "guessed", host=host).open()
-        owner.publish(b"it is me", 1)
-        assert owner.acks(1) == [(1, 0)]
-        for guess in slowed:  # the owner was let in before all of them had their answer
-            with pytest.raises(TimeoutError):
-                guess.next(0.001)
-        assert guesses[0].next() == ConnAck(reason=4)
-        (entry,) = [entry for entry in front.quarantined(seen.after) if entry.device_name == "guessed"]
-        assert entry.address.rpartition(":")[0] == host
-        assert 1 <= entry.count <= flood  # what came before it was noted; the others follow as one count
-        for guess in guesses:
-            guess.close()
-        owner.close()
-
-
-@pytest.mark.refusal(Reason.TOO_MANY_CONNECTIONS)
-def test_strangers_beyond_their_bound_leave_oldest_first_and_devices_stay(tmp_path: Path) -> None:
-    with running(tmp_path, strangers=50, connections=60, connect_s=60.0) as front:
-        devices = [front.client().open() for _ in range(10)]
-        with offence(front, Reason.TOO_MANY_CONNECTIONS, count=252) as seen:
-            # 10 devices and the good one are in; of 300 strangers 49 stay, then two of them make room for the devices.
-            strangers = [front.raw() for _ in range(300)]
-            wait_for(lambda: seen.counted >= 251)
-            # Several listeners share the port, so that connections are taken in order of arrival but for a few that crossed.
-            for stranger in strangers[:150]:
-                assert closed(stranger) == b""
-            wait_for(lambda: sum(is_open(stranger) for stranger in strangers) == 49)
-            late = front.client().open()
-            late.publish(b"let in", 1)
-            assert late.acks(1) == [(1, 0)]
-            for n, device in enumerate(devices):
-                device.publish(b"still here", n + 1)
-                assert device.acks(1) == [(n + 1, 0)]
-            metrics = front.door.metrics()
-            assert metrics["hearthline_access_sessions"] == 12
-            assert metrics["hearthline_access_strangers"] == 48
-            entries = front.quarantined(seen.after)
-            assert {entry.reason for entry in entries} == {"too_many_connections"}
-            assert entries[0].tenant_id == OPERATOR
-            assert "close those that are not needed" in entries[0].detail
-
-
-@pytest.mark.refusal(Reason.TOO_MANY_CONNECTIONS)
-def test_a_door_full_of_devices_turns_new_connections_away_and_keeps_its_devices(tmp_path: Path) -> None:
-    with running(tmp_path, connections=6) as front:
-        devices = [front.client().open() for _ in range(5)]
-        with offence(front, Reason.TOO_MANY_CONNECTIONS, count=20) as seen:
-            turned_away = [front.raw() for _ in range(20)]
-            for sock in turned_away:
-                assert closed(sock) == b""
-            for n, device in enumerate(devices):
-                device.publish(b"still here", n + 1)
-                assert device.acks(1) == [(n + 1, 0)]
-            seen.entry(address(turned_away[0]))
-            devices.pop().sock.sendall(encode(Disconnect()))
-            wait_for(lambda: front.door.metrics()["hearthline_access_sessions"] == 5)
-            devices.append(front.client().open())
-
-
-@pytest.mark.slow
-@pytest.mark.refusal(Reason.CONNECT_TIMEOUT)
-def test_10_000_connections_that_never_send_connect(tmp_path: Path) -> None:
-    count = 10_000
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert hard == resource.RLIM_INFINITY or hard > count + 500, "this machine does not let one process have so many sockets"
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count + 500, hard))
-    silent: list[socket.socket] = []
-    try:
-        with running(tmp_path, connect_s=8.0) as front, offence(front, Reason.CONNECT_TIMEOUT, count=count) as seen:
-            before = _resident_kib(front.door.process.pid)
-            for n in range(count):  # several addresses, since one may have too few ports for this
-                sock = socket.create_connection(("127.0.0.1", front.door.port), source_address=(f"127.200.0.{1 + n % 4}", 0))
-                silent.append(sock)
-            seen.good.goes_on()
-            wait_for(lambda: front.door.metrics()["hearthline_access_strangers"] == count)  # all of them at once
-            grown = _resident_kib(front.door.process.pid) - before
-            assert grown / count < 6, f"{grown / count:.1f} KiB for each silent connection"
-            late = front.client().open()  # a device comes in among them
-            late.publish(b"among strangers", 1)
-            assert late.acks(1) == [(1, 0)]
-            wait_for(lambda: front.door.metrics()["hearthline_access_strangers"] == 0, 30)
-            assert all(closed(sock) == b"" for sock in silent)
-            late.publish(b"still here", 2)
-            assert late.acks(1) == [(2, 0)]
-            entries = [entry for entry in front.quarantined(seen.after) if entry.reason == "connect_timeout"]
-            assert len({entry.address.rpartition(":")[0] for entry in entries}) == 4
-            assert len(entries) == 4  # the first of each address at once; the count of the others follows within a minute
-    finally:
-        for sock in silent:
-            sock.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def _resident_kib(pid: int) -> int:
-    return int(next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")).split()[1])
-
-
 # the oracle
 
 
@@ -617,7 +398,7 @@ def test_every_refusal_is_noted_when_the_door_stops(tmp_path: Path) -> None:
             sock = socket.create_connection(("127.0.0.1", front.door.port), timeout=10)
             sock.sendall(bytes.fromhex("c100"))
             assert closed(sock) == b""
-        wait_for(lambda: _refused(front, Reason.MALFORMED_PACKET) == 25)
+        wait_for(lambda: refused(front, Reason.MALFORMED_PACKET) == 25)
         assert front.door.stop() == 0
         entries = front.quarantined(0)
         assert {entry.reason for entry in entries} == {"malformed_packet"}
